@@ -1,0 +1,94 @@
+"""Which chunks a store offers, and what a chunk is worth: the one place where episode ends and success are decided.
+
+An episode is rows s .. e-1; its last row e-1 is a state only. A chunk may start at any row that has an action. For a start
+``i``, a chunk of ``chunk`` actions and a return over ``horizon`` >= chunk steps:
+
+    steps      k = min(horizon, e-1-i)                          environment steps that the recording still holds
+    alive_j    = prod_{l<j} mask_{i+l}                          1 until a step that ends the task (success is absorbing)
+    returns    R = sum_{j<k} discount^j alive_j r_{i+j}
+    bootstrap  B = discount^k prod_{l<k} mask_{i+l}             factor of V at the state k steps ahead
+    step_mask  1 for actions i .. i+chunk-1 that lie in the recording
+    whole      1 if all of them do; else the chunk is no sample of Q(s, chunk)
+
+The end of a recording is not a terminal state: it only shortens k, or unmakes the chunk. QGF's code keeps adding rewards
+after a success inside the chunk; here the task is over then, as it is when the policy acts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from steerflow.errors import DataError
+
+
+class Chunks(NamedTuple):
+    """A batch of chunks; numpy or jax arrays. Leading axes of the last four: (task, batch)."""
+
+    observations: Any  # (batch, observation)
+    next_observations: Any  # (batch, observation): k steps ahead
+    actions: Any  # (batch, chunk, action); steps beyond the recording hold some action and are masked
+    step_mask: Any  # (batch, chunk)
+    whole: Any  # (batch,)
+    returns: Any  # (task, batch)
+    bootstrap: Any  # (task, batch)
+
+
+class Columns(NamedTuple):
+    """What chunks are made of; numpy, memory-mapped or jax arrays."""
+
+    observations: Any  # (rows, observation)
+    actions: Any  # (rows, action)
+    rewards: Any  # (task, rows)
+    masks: Any  # (task, rows)
+
+
+@dataclass(frozen=True)
+class ChunkIndex:
+    """Maps chunk numbers 0 .. count-1 to rows. ``first_chunk[e]`` is the number of the first chunk of episode e."""
+
+    first_chunk: np.ndarray
+    episode_ends: np.ndarray
+    count: int
+
+    @staticmethod
+    def of(episode_ends: np.ndarray) -> ChunkIndex:
+        ends = np.asarray(episode_ends, np.int64)
+        if len(ends) and ends[-1] > np.iinfo(np.int32).max:
+            raise DataError("A store of more than 2,147,483,647 rows must be split in several.")
+        actions = np.diff(ends, prepend=0) - 1
+        first = np.concatenate([[0], np.cumsum(actions)[:-1]])
+        return ChunkIndex(first.astype(np.int32), ends.astype(np.int32), int(actions.sum()))
+
+
+def chunk_rows(xp: ModuleType, numbers, first_chunk, episode_ends) -> tuple[Any, Any]:
+    """(row, last state's row of its episode) of each chunk number. ``xp`` is numpy or jax.numpy."""
+    episode = xp.searchsorted(first_chunk, numbers, side="right") - 1
+    # Each earlier episode has one row without an action.
+    return numbers + episode, episode_ends[episode] - 1
+
+
+def gather_chunks(xp: ModuleType, columns: Columns, rows, last, *, chunk: int, horizon: int, discount: float) -> Chunks:
+    """The chunks that start at ``rows`` of episodes whose last states are rows ``last``; both (batch,) integers."""
+    steps = xp.minimum(horizon, last - rows)  # k
+    ahead = xp.arange(horizon, dtype=rows.dtype)
+    inside = ahead[None] < steps[:, None]  # (batch, horizon)
+    window = xp.minimum(rows[:, None] + ahead[None], last[:, None])
+    rewards = columns.rewards[:, window] * inside  # (task, batch, horizon)
+    masks = xp.where(inside, columns.masks[:, window], xp.float32(1))
+    survived = xp.cumprod(masks, axis=-1)
+    alive = xp.concatenate([xp.ones_like(survived[..., :1]), survived[..., :-1]], axis=-1)
+    powers = np.float32(discount) ** np.arange(horizon + 1, dtype=np.float32)
+    step_mask = inside[:, :chunk].astype(np.float32)
+    return Chunks(
+        observations=columns.observations[rows],
+        next_observations=columns.observations[rows + steps],
+        actions=columns.actions[window[:, :chunk]],
+        step_mask=step_mask,
+        whole=step_mask[:, -1],
+        returns=(xp.asarray(powers[:-1]) * alive * rewards).sum(-1),
+        bootstrap=xp.asarray(powers)[steps] * survived[..., -1],
+    )

@@ -1,0 +1,86 @@
+"""Training's settings as plain records: no jax here, so that the command line can show them at once.
+
+Defaults are QGF's (arXiv 2606.11087): its method's everywhere, its code's network size and batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class FlowMatchingConfig:
+    """Behaviour cloning of a flow policy by flow matching."""
+
+    # Hidden layers of the velocity network.
+    hidden: tuple[int, ...] = (512, 512, 512, 512)
+    # Adam's step size.
+    learning_rate: float = 3e-4
+    # Flow times seen in training: "uniform" on [0, 1], so that any solver and step count works, or "grid", the points
+    # k / grid_steps of QGF's code, which fits only Euler with that many steps.
+    flow_time: Literal["uniform", "grid"] = "uniform"
+    # Number of intervals of the "grid".
+    grid_steps: int = 10
+    # Highest angular frequency at which the network sees the flow time; QGF's code uses 10000, see docs/method.md.
+    time_frequency: float = 100.0
+
+
+@dataclass(frozen=True)
+class IQLConfig:
+    """Implicit Q-learning: an ensemble of critics and an expectile value, both within the data."""
+
+    # Hidden layers of each critic and of the value.
+    hidden: tuple[int, ...] = (512, 512, 512, 512)
+    # Adam's step size.
+    learning_rate: float = 3e-4
+    # Number of critics.
+    ensemble: int = 2
+    # How the critics are combined for the value's target.
+    aggregate: Literal["min", "mean"] = "min"
+    # Expectile of the value: 0.5 is the mean of the data's actions, towards 1 the best of them.
+    expectile: float = 0.9
+    # Discount of one environment step.
+    discount: float = 0.99
+    # Polyak rate of the target critics.
+    target_rate: float = 0.005
+    # Steps of reward summed before bootstrapping; 0 means the chunk's length.
+    horizon: int = 0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run: `RUN/policy` and `RUN/critic/<task>` are its results."""
+
+    # Data set: a name below ./data (see `steerflow data list`) or a folder.
+    data: str
+    # Run folder; running the same command again continues it.
+    run: Path
+    # What is trained: the policy, the critics, or both at once on the same batches.
+    learn: Literal["policy", "critic", "both"] = "both"
+    # Tasks whose critics are trained, all in one call; rewards come from the store, or OGBench's labels.
+    tasks: tuple[str, ...] = ()
+    # Actions decided at once and executed open loop.
+    chunk: int = 5
+    # Gradient updates.
+    updates: int = 500_000
+    # Chunks in a batch.
+    batch: int = 256
+    # Seed of the networks, the batches and the noise.
+    seed: int = 0
+    # Observations as networks see them: "standard" has mean 0 and deviation 1 over the data, "none" is as stored.
+    normalise: Literal["standard", "none"] = "standard"
+    # Settings of behaviour cloning.
+    policy: FlowMatchingConfig = field(default_factory=FlowMatchingConfig)
+    # Settings of the critics.
+    critic: IQLConfig = field(default_factory=IQLConfig)
+    # Updates between two rows of metrics.
+    log_every: int = 1_000
+    # Updates between two checkpoints; a killed run continues from the last one.
+    save_every: int = 10_000
+    # Updates in one compiled call; log_every and save_every must be multiples.
+    call_updates: int = 250
+    # Where batches come from: "memory" keeps the data on the device, "stream" reads the store; "auto" takes memory if
+    # the data fit in a third of what is free.
+    feed: Literal["auto", "memory", "stream"] = "auto"
