@@ -45,7 +45,9 @@ def write_bytes(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise ArtefactError(f"Could not write {path}: {error.strerror or error}. Free some space or choose another folder.") from error
+        raise ArtefactError(
+            f"Could not write {path}: {error.strerror or error}. Free some space or choose another folder."
+        ) from error
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -58,13 +60,17 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ArtefactError(f"{path} does not exist.") from error
     except (ValueError, UnicodeDecodeError) as error:
-        raise ArtefactError(f"{path} is not valid JSON ({error}); it was truncated or edited. Restore it or make it again.") from error
+        raise ArtefactError(
+            f"{path} is not valid JSON ({error}); it was truncated or edited. Restore it or make it again."
+        ) from error
     if not isinstance(data, dict):
         raise ArtefactError(f"{path} holds no JSON object; it is not a file of steerflow's.")
     return data
 
 
-def write_artefact(folder: Path, kind: str, tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
+def write_artefact(
+    folder: Path, kind: str, tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]
+) -> None:
     """Write or replace the artefact at ``folder`` atomically.
 
     ``kind`` ("policy", "critic", "checkpoint") is checked when it is read. Equal input gives equal bytes.
@@ -92,7 +98,9 @@ def write_artefact(folder: Path, kind: str, tensors: Mapping[str, np.ndarray], m
             os.replace(folder, previous)
         os.replace(temporary, folder)
     except OSError as error:
-        raise ArtefactError(f"Could not write {folder}: {error.strerror or error}. Free some space or choose another folder.") from error
+        raise ArtefactError(
+            f"Could not write {folder}: {error.strerror or error}. Free some space or choose another folder."
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(previous, ignore_errors=True)
@@ -118,7 +126,9 @@ def read_artefact(folder: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[
     except OSError as error:
         raise ArtefactError(f"Could not read {folder / TENSORS}: {error.strerror or error}.") from error
     if hashlib.sha256(data).hexdigest() != meta["sha256"]:
-        raise ArtefactError(f"{folder / TENSORS} does not match its checksum: it was truncated or edited. Restore it or train again.")
+        raise ArtefactError(
+            f"{folder / TENSORS} does not match its checksum: it was truncated or edited. Restore it or train again."
+        )
     try:
         return load_tensors(data), meta
     except SafetensorError as error:

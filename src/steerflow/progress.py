@@ -49,8 +49,16 @@ class _LogBar:
 
     def line(self, now: float, note: str) -> None:
         spent, moved = now - self._begin, self._done - self._start
-        left = f", {spent / moved * (self._total - self._done):.0f} s left" if 0 < moved and self._done < self._total else ""
-        print(f"{self._description}: {self._done:,.0f}/{self._total:,.0f} {note} ({spent:.0f} s{left})", file=sys.stderr, flush=True)
+        left = (
+            f", {spent / moved * (self._total - self._done):.0f} s left"
+            if 0 < moved and self._done < self._total
+            else ""
+        )
+        print(
+            f"{self._description}: {self._done:,.0f}/{self._total:,.0f} {note} ({spent:.0f} s{left})",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 @contextmanager

@@ -37,7 +37,9 @@ class Spec:
                 f"The action bounds have shapes {low.shape} and {high.shape}, but an action has {self.action_dim} dimensions."
             )
         if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
-            raise DataError("Action bounds must be finite with low < high in every dimension; give action_low and action_high.")
+            raise DataError(
+                "Action bounds must be finite with low < high in every dimension; give action_low and action_high."
+            )
         if self.chunk < 1:
             raise DataError(f"chunk must be at least 1, not {self.chunk}.")
 

@@ -25,12 +25,25 @@ import numpy as np
 from steerflow.errors import DataError
 
 
-class Chunks(NamedTuple):
-    """A batch of chunks; numpy or jax arrays. Leading axes of the last four: (task, batch)."""
+class Windows(NamedTuple):
+    """Rows picked from a store, before any arithmetic; numpy or jax arrays."""
 
     observations: Any  # (batch, observation)
     next_observations: Any  # (batch, observation): k steps ahead
-    actions: Any  # (batch, chunk, action); steps beyond the recording hold some action and are masked
+    actions: (
+        Any  # (batch, chunk, action); steps beyond the recording repeat its last row and are masked later
+    )
+    rewards: Any  # (task, batch, horizon)
+    masks: Any  # (task, batch, horizon)
+    steps: Any  # (batch,): k
+
+
+class Chunks(NamedTuple):
+    """A batch as learners see it; jax arrays, all float32."""
+
+    observations: Any  # (batch, observation)
+    next_observations: Any  # (batch, observation)
+    actions: Any  # (batch, chunk, action)
     step_mask: Any  # (batch, chunk)
     whole: Any  # (batch,)
     returns: Any  # (task, batch)
@@ -71,24 +84,37 @@ def chunk_rows(xp: ModuleType, numbers, first_chunk, episode_ends) -> tuple[Any,
     return numbers + episode, episode_ends[episode] - 1
 
 
-def gather_chunks(xp: ModuleType, columns: Columns, rows, last, *, chunk: int, horizon: int, discount: float) -> Chunks:
-    """The chunks that start at ``rows`` of episodes whose last states are rows ``last``; both (batch,) integers."""
-    steps = xp.minimum(horizon, last - rows)  # k
+def pick_windows(xp: ModuleType, columns: Columns, rows, last, *, chunk: int, horizon: int) -> Windows:
+    """The windows that start at ``rows`` of episodes whose last states are rows ``last``; both (batch,) integers."""
+    steps = xp.minimum(horizon, last - rows)
     ahead = xp.arange(horizon, dtype=rows.dtype)
-    inside = ahead[None] < steps[:, None]  # (batch, horizon)
     window = xp.minimum(rows[:, None] + ahead[None], last[:, None])
-    rewards = columns.rewards[:, window] * inside  # (task, batch, horizon)
-    masks = xp.where(inside, columns.masks[:, window], xp.float32(1))
-    survived = xp.cumprod(masks, axis=-1)
-    alive = xp.concatenate([xp.ones_like(survived[..., :1]), survived[..., :-1]], axis=-1)
-    powers = np.float32(discount) ** np.arange(horizon + 1, dtype=np.float32)
-    step_mask = inside[:, :chunk].astype(np.float32)
-    return Chunks(
+    return Windows(
         observations=columns.observations[rows],
         next_observations=columns.observations[rows + steps],
         actions=columns.actions[window[:, :chunk]],
+        rewards=columns.rewards[:, window],
+        masks=columns.masks[:, window],
+        steps=steps,
+    )
+
+
+def to_chunks(windows: Windows, discount: float) -> Chunks:
+    """Masks, returns and bootstrap factors by the formulas above; jax only, so that every feed gives the same bytes."""
+    import jax.numpy as jnp
+
+    chunk, horizon = windows.actions.shape[1], windows.rewards.shape[-1]
+    inside = jnp.arange(horizon)[None] < windows.steps[:, None]
+    survived = jnp.cumprod(jnp.where(inside, windows.masks, 1.0), axis=-1)
+    alive = jnp.concatenate([jnp.ones_like(survived[..., :1]), survived[..., :-1]], axis=-1)
+    powers = jnp.asarray(np.float64(discount) ** np.arange(horizon + 1), jnp.float32)
+    step_mask = inside[:, :chunk].astype(jnp.float32)
+    return Chunks(
+        observations=windows.observations,
+        next_observations=windows.next_observations,
+        actions=windows.actions,
         step_mask=step_mask,
         whole=step_mask[:, -1],
-        returns=(xp.asarray(powers[:-1]) * alive * rewards).sum(-1),
-        bootstrap=xp.asarray(powers)[steps] * survived[..., -1],
+        returns=jnp.sum(powers[:-1] * alive * jnp.where(inside, windows.rewards, 0.0), axis=-1),
+        bootstrap=powers[windows.steps] * survived[..., -1],
     )

@@ -54,19 +54,27 @@ class Store:
             raise ArtefactError(f"There is no data store at {path}. Make one: steerflow data make --help")
         meta = read_json(path / META)
         if meta.get("format") != FORMAT or meta.get("kind") != "store" or "columns" not in meta:
-            raise ArtefactError(f"{path / META} is not of a data store of format {FORMAT}; it was made by another program or version.")
+            raise ArtefactError(
+                f"{path / META} is not of a data store of format {FORMAT}; it was made by another program or version."
+            )
         columns = {name: _open_column(path / f"{name}.npy", facts) for name, facts in meta["columns"].items()}
         missing = [name for name in (*_CORE, _ENDS) if name not in columns]
         if missing:
-            raise ArtefactError(f"The data store at {path} lacks the column {missing[0]!r}. Make or import it again.")
+            raise ArtefactError(
+                f"The data store at {path} lacks the column {missing[0]!r}. Make or import it again."
+            )
         ends = np.asarray(columns[_ENDS])
         rows = len(columns["observations"])
         short = [name for name, column in columns.items() if name != _ENDS and len(column) != rows]
         if short:
-            raise ArtefactError(f"Column {short[0]!r} of {path} has {len(columns[short[0]])} rows, observations have {rows}.")
+            raise ArtefactError(
+                f"Column {short[0]!r} of {path} has {len(columns[short[0]])} rows, observations have {rows}."
+            )
         lengths = np.diff(ends, prepend=0)
         if len(ends) == 0 or ends[-1] != rows or (lengths < 2).any():
-            raise ArtefactError(f"The episode index of {path} does not fit its {rows} rows. Make or import it again.")
+            raise ArtefactError(
+                f"The episode index of {path} does not fit its {rows} rows. Make or import it again."
+            )
         info = {name: column for name, column in columns.items() if name not in (*_CORE, _ENDS)}
         return Store(path, meta, columns["observations"], columns["actions"], ends, info)
 
@@ -90,7 +98,9 @@ class Store:
     @property
     def action_bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """(low, high), each (action_dim,), in the data's units."""
-        return np.asarray(self.meta["action_low"], np.float32), np.asarray(self.meta["action_high"], np.float32)
+        return np.asarray(self.meta["action_low"], np.float32), np.asarray(
+            self.meta["action_high"], np.float32
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -102,25 +112,36 @@ class Store:
     def tasks(self) -> tuple[str, ...]:
         """Tasks whose rewards lie in this store."""
         folder = self.path / "tasks"
-        return tuple(sorted(p.name for p in folder.iterdir() if (p / META).exists())) if folder.is_dir() else ()
+        return (
+            tuple(sorted(p.name for p in folder.iterdir() if (p / META).exists())) if folder.is_dir() else ()
+        )
 
     def rewards(self, task: str) -> tuple[np.ndarray, np.ndarray]:
         """(rewards, masks) of ``task``, each (rows,) float32. Row j: the reward of the step from row j to j+1, and 0 in
         ``masks`` where that step ends the task for good (success or a true terminal), else 1."""
         folder = self.path / "tasks" / task
         if not (folder / META).exists():
-            raise unknown("task", task, self.tasks, f"The store at {self.path} holds rewards of {len(self.tasks)} task(s).")
+            raise unknown(
+                "task",
+                task,
+                self.tasks,
+                f"The store at {self.path} holds rewards of {len(self.tasks)} task(s).",
+            )
         facts = read_json(folder / META)["columns"]
         rewards, masks = (_open_column(folder / f"{name}.npy", facts[name]) for name in ("rewards", "masks"))
         if len(rewards) != self.rows or len(masks) != self.rows:
-            raise ArtefactError(f"The rewards in {folder} have {len(rewards)} rows, the store has {self.rows}.")
+            raise ArtefactError(
+                f"The rewards in {folder} have {len(rewards)} rows, the store has {self.rows}."
+            )
         return rewards, masks
 
     def add_task(self, task: str, rewards: np.ndarray, masks: np.ndarray) -> None:
         """Store the rewards and masks of a task beside the columns; replaces what was there."""
         for name, column in (("rewards", rewards), ("masks", masks)):
             if np.shape(column) != (self.rows,):
-                raise DataError(f"{name} of task {task!r} have shape {np.shape(column)}; the store needs ({self.rows},).")
+                raise DataError(
+                    f"{name} of task {task!r} have shape {np.shape(column)}; the store needs ({self.rows},)."
+                )
         folder = self.path / "tasks" / task
         temporary = folder.with_name(f".{task}.{os.getpid()}.tmp")
         try:
@@ -140,7 +161,11 @@ class Store:
 
     def verify(self) -> list[str]:
         """Names of columns whose bytes do not match their checksum (reads everything)."""
-        return [n for n, facts in self.meta["columns"].items() if _sha256(self.path / f"{n}.npy") != facts["sha256"]]
+        return [
+            n
+            for n, facts in self.meta["columns"].items()
+            if _sha256(self.path / f"{n}.npy") != facts["sha256"]
+        ]
 
 
 class StoreWriter:
@@ -184,7 +209,9 @@ class StoreWriter:
                 "they must be equal and at least 2 (the last row is the final state)."
             )
         if self._facts and set(columns) != set(self._facts):
-            raise DataError(f"Episode {len(self._ends)} has columns {sorted(columns)}, earlier ones had {sorted(self._facts)}.")
+            raise DataError(
+                f"Episode {len(self._ends)} has columns {sorted(columns)}, earlier ones had {sorted(self._facts)}."
+            )
         try:
             for name, column in columns.items():
                 if name not in self._facts:
@@ -197,7 +224,9 @@ class StoreWriter:
                     )
                 self._files[name].write(np.ascontiguousarray(column).tobytes())
         except OSError as error:
-            raise ArtefactError(f"Could not write {self.path}: {error.strerror or error}. Free some space or choose another folder.") from error
+            raise ArtefactError(
+                f"Could not write {self.path}: {error.strerror or error}. Free some space or choose another folder."
+            ) from error
         self._rows += length
         self._ends.append(self._rows)
 
@@ -216,12 +245,16 @@ class StoreWriter:
             np.save(self._temporary / f"{_ENDS}.npy", np.asarray(self._ends, np.int64))
             names = [*self._facts, _ENDS]
             columns = {name: _column_facts(self._temporary / f"{name}.npy") for name in names}
-            write_json(self._temporary / META, {**self._meta, "format": FORMAT, "kind": "store", "columns": columns})
+            write_json(
+                self._temporary / META, {**self._meta, "format": FORMAT, "kind": "store", "columns": columns}
+            )
             self.path.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(self.path, ignore_errors=True)
             os.replace(self._temporary, self.path)
         except OSError as error:
-            raise ArtefactError(f"Could not write {self.path}: {error.strerror or error}. Free some space or choose another folder.") from error
+            raise ArtefactError(
+                f"Could not write {self.path}: {error.strerror or error}. Free some space or choose another folder."
+            ) from error
         return Store.open(self.path)
 
 
@@ -242,9 +275,16 @@ class DataSet:
         if not (path / "train" / META).exists():
             root = data_root()
             known = [p.parent.parent.name for p in root.glob(f"*/train/{META}")] if root.is_dir() else []
-            raise unknown("data set", str(name_or_path), known, "Make it: steerflow data make NAME; see all: steerflow data list")
+            raise unknown(
+                "data set",
+                str(name_or_path),
+                known,
+                "Make it: steerflow data make NAME; see all: steerflow data list",
+            )
         val = path / "val"
-        return DataSet(path.name, Store.open(path / "train"), Store.open(val) if (val / META).exists() else None)
+        return DataSet(
+            path.name, Store.open(path / "train"), Store.open(val) if (val / META).exists() else None
+        )
 
 
 def _write_header(file, dtype: np.dtype, shape: tuple[int, ...]) -> None:
@@ -267,9 +307,13 @@ def _open_column(path: Path, facts: Mapping[str, Any]) -> np.ndarray:
     try:
         column = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
-        raise ArtefactError(f"The column {path} is missing. Restore it, or make or import the data set again.") from error
+        raise ArtefactError(
+            f"The column {path} is missing. Restore it, or make or import the data set again."
+        ) from error
     except (ValueError, OSError, EOFError) as error:
-        raise ArtefactError(f"The column {path} cannot be read ({error}); it was truncated or edited.") from error
+        raise ArtefactError(
+            f"The column {path} cannot be read ({error}); it was truncated or edited."
+        ) from error
     if list(column.shape) != facts["shape"] or str(column.dtype) != facts["dtype"]:
         raise ArtefactError(
             f"The column {path} is {column.dtype}{column.shape}, meta.json says {facts['dtype']}{tuple(facts['shape'])}; it was edited."

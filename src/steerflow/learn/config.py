@@ -77,9 +77,9 @@ class TrainConfig:
     critic: IQLConfig = field(default_factory=IQLConfig)
     # Updates between two rows of metrics.
     log_every: int = 1_000
-    # Updates between two checkpoints; a killed run continues from the last one.
-    save_every: int = 10_000
-    # Updates in one compiled call; log_every and save_every must be multiples.
+    # Seconds between two checkpoints; a killed run continues from the last one.
+    save_seconds: float = 60.0
+    # Updates in one compiled call; log_every must be a multiple.
     call_updates: int = 250
     # Where batches come from: "memory" keeps the data on the device, "stream" reads the store; "auto" takes memory if
     # the data fit in a third of what is free.

@@ -1,0 +1,173 @@
+"""Batches of chunks: drawn on the device from data that live there, or streamed from the memory-mapped store.
+
+Both draw the same batch for the same (seed, step), uniformly over all chunks of the store.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from steerflow.data.index import ChunkIndex, Columns, Windows, chunk_rows, pick_windows
+from steerflow.data.store import Store
+from steerflow.spec import Normaliser, Spec
+
+# A resident data set may take this share of the free memory.
+_RESIDENT_SHARE = 1 / 3
+
+
+class Feed(Protocol):
+    """A source of batches for ``n`` updates in one compiled call.
+
+    ``payload(first, n)`` runs outside, ``windows(data, step, part)`` inside the compiled call for each step and its part
+    of the payload (None where all is on the device); ``data`` is passed to the call as an argument.
+    """
+
+    data: Any
+
+    def payload(self, first: int, n: int) -> Any: ...
+
+    def windows(self, data: Any, step: Any, part: Any) -> Windows: ...
+
+
+def draw_numbers(seed: int, step, batch: int, count: int):
+    """Chunk numbers of the batch at ``step``: a pure function of (seed, step)."""
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 0), step)
+    return jax.random.randint(key, (batch,), 0, count, dtype=jnp.int32)
+
+
+@dataclass
+class ResidentFeed:
+    """All columns on the device; a batch is drawn inside the compiled call, without any Python per step."""
+
+    seed: int
+    batch: int
+    chunk: int
+    horizon: int
+    count: int
+    data: Any
+
+    @staticmethod
+    def of(
+        store: Store,
+        spec: Spec,
+        normaliser: Normaliser,
+        tasks: Sequence[str],
+        *,
+        seed: int,
+        batch: int,
+        horizon: int,
+    ) -> ResidentFeed:
+        index = ChunkIndex.of(store.episode_ends)
+        columns = Columns(
+            observations=normaliser(np.asarray(store.observations)),
+            actions=spec.scale_actions(np.asarray(store.actions)),
+            **_rewards(store, tasks),
+        )
+        data = jax.device_put((columns, index.first_chunk, index.episode_ends))
+        return ResidentFeed(seed, batch, spec.chunk, horizon, index.count, data)
+
+    def payload(self, first: int, n: int) -> None:
+        return None
+
+    def windows(self, data: Any, step: Any, part: None) -> Windows:
+        columns, first_chunk, episode_ends = data
+        numbers = draw_numbers(self.seed, step, self.batch, self.count)
+        rows, last = chunk_rows(jnp, numbers, first_chunk, episode_ends)
+        return pick_windows(jnp, columns, rows, last, chunk=self.chunk, horizon=self.horizon)
+
+
+@dataclass
+class StreamFeed:
+    """Batches read from the store by a thread that works one call ahead; memory holds two calls' batches."""
+
+    store: Store
+    spec: Spec
+    normaliser: Normaliser
+    tasks: Sequence[str]
+    seed: int
+    batch: int
+    horizon: int
+    data: Any = None
+    _ahead: dict[tuple[int, int], Future] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._index = ChunkIndex.of(self.store.episode_ends)
+        self._columns = Columns(
+            self.store.observations, self.store.actions, **_rewards(self.store, self.tasks)
+        )
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="steerflow-feed")
+        draw = partial(draw_numbers, batch=self.batch, count=self._index.count)
+        self._draw = jax.jit(jax.vmap(draw, in_axes=(None, 0)))
+
+    def payload(self, first: int, n: int) -> Windows:
+        ready = self._ahead.pop((first, n), None)
+        windows = ready.result() if ready else self._read(first, n)
+        self._ahead = {(first + n, n): self._reader.submit(self._read, first + n, n)}
+        return windows
+
+    def windows(self, data: Any, step: Any, part: Windows) -> Windows:
+        return part
+
+    def _read(self, first: int, n: int) -> Windows:
+        numbers = np.asarray(self._draw(self.seed, np.arange(first, first + n, dtype=np.int32)))
+        batches = []
+        for row_numbers in numbers:
+            rows, last = chunk_rows(np, row_numbers, self._index.first_chunk, self._index.episode_ends)
+            picked = pick_windows(np, self._columns, rows, last, chunk=self.spec.chunk, horizon=self.horizon)
+            batches.append(
+                picked._replace(
+                    observations=self.normaliser(picked.observations),
+                    next_observations=self.normaliser(picked.next_observations),
+                    actions=self.spec.scale_actions(picked.actions),
+                )
+            )
+        return Windows(*(np.stack(parts) for parts in zip(*batches, strict=True)))
+
+
+def make_feed(
+    kind: str,
+    store: Store,
+    *,
+    spec: Spec,
+    normaliser: Normaliser,
+    tasks: Sequence[str],
+    seed: int,
+    batch: int,
+    horizon: int,
+) -> ResidentFeed | StreamFeed:
+    """The feed named ``kind`` ("memory", "stream"), or for "auto" the one that this machine's memory allows."""
+    if kind == "auto":
+        bytes_needed = 2 * (
+            store.observations.nbytes + store.actions.nbytes + 8 * store.rows * max(1, len(tasks))
+        )
+        kind = "memory" if bytes_needed <= _RESIDENT_SHARE * _free_memory() else "stream"
+    if kind == "memory":
+        return ResidentFeed.of(store, spec, normaliser, tasks, seed=seed, batch=batch, horizon=horizon)
+    return StreamFeed(store, spec, normaliser, tasks, seed, batch, horizon)
+
+
+def _rewards(store: Store, tasks: Sequence[str]) -> dict[str, np.ndarray]:
+    pairs = [store.rewards(task) for task in tasks]
+    if not pairs:
+        none = np.zeros((0, store.rows), np.float32)
+        return {"rewards": none, "masks": none}
+    if len(pairs) == 1:
+        # A view: the memory map stays one.
+        return {"rewards": pairs[0][0][None], "masks": pairs[0][1][None]}
+    return {"rewards": np.stack([r for r, _ in pairs]), "masks": np.stack([m for _, m in pairs])}
+
+
+def _free_memory() -> float:
+    stats = jax.devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

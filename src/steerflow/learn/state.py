@@ -1,0 +1,74 @@
+"""What a training run learns, as one pytree: the policy and the critics of all tasks, and one update of both."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from steerflow.data.index import Chunks
+from steerflow.learn import flow_matching, iql
+from steerflow.learn.config import TrainConfig
+from steerflow.spec import Spec
+
+# Streams of randomness derived from the seed; batches have stream 0 (data/feed.py).
+_INIT, _NOISE, _VALIDATION = 1, 2, 3
+
+
+class TrainState(eqx.Module):
+    policy: flow_matching.FlowMatchingState | None
+    critics: iql.IQLState | None  # a leading axis over tasks
+
+
+@dataclass(frozen=True)
+class Learner:
+    """``init`` and ``update`` of everything that one run trains; pure functions over TrainState."""
+
+    config: TrainConfig
+    spec: Spec
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return () if self.config.learn == "policy" else self.config.tasks
+
+    def init(self) -> TrainState:
+        """Initial parameters: a function of the seed and, for a critic, of its task's name, not of what else is trained."""
+        base = self._stream(_INIT)
+        policy = critics = None
+        if self.config.learn != "critic":
+            policy = flow_matching.init(jax.random.fold_in(base, 0), self.spec, self.config.policy)
+        if self.tasks:
+            keys = jnp.stack([jax.random.fold_in(base, zlib.crc32(task.encode())) for task in self.tasks])
+            critics = jax.vmap(lambda key: iql.init(key, self.spec, self.config.critic))(keys)
+        return TrainState(policy, critics)
+
+    def update(self, state: TrainState, chunks: Chunks, step) -> tuple[TrainState, dict[str, Any]]:
+        """One update of each on the same batch; the critics of all tasks are one vectorised update."""
+        policy, critics, info = state.policy, state.critics, {}
+        if policy is not None:
+            key = jax.random.fold_in(self._stream(_NOISE), step)
+            policy, info["policy"] = flow_matching.update(policy, chunks, key, self.config.policy)
+        if critics is not None:
+            critics, info["critic"] = self._over_tasks(iql.update)(critics, chunks)
+        return TrainState(policy, critics), info
+
+    def validate(self, state: TrainState, chunks: Chunks, step) -> dict[str, Any]:
+        """The losses without an update."""
+        info = {}
+        if state.policy is not None:
+            key = jax.random.fold_in(self._stream(_VALIDATION), step)
+            info["policy"] = flow_matching.evaluate(state.policy, chunks, key, self.config.policy)
+        if state.critics is not None:
+            info["critic"] = self._over_tasks(iql.evaluate)(state.critics, chunks)
+        return info
+
+    def _stream(self, number: int):
+        return jax.random.fold_in(jax.random.key(self.config.seed), number)
+
+    def _over_tasks(self, function):
+        axes = Chunks(None, None, None, None, None, 0, 0)  # type: ignore[arg-type]
+        return jax.vmap(lambda state, chunks: function(state, chunks, self.config.critic), in_axes=(0, axes))

@@ -1,0 +1,130 @@
+"""The run folder: its lock, its config and its metrics."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import signal
+import threading
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from filelock import FileLock, Timeout
+
+from steerflow.artefact import write_bytes
+from steerflow.errors import ArtefactError, SteerflowError
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold the run folder; raises at once if another process holds it. A killed process holds nothing."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(run / ".lock", timeout=0)
+        with lock.acquire():
+            yield
+    except Timeout as error:
+        raise SteerflowError(
+            f"Another process is writing {run}. Wait for it, or give this one another --run."
+        ) from error
+    except OSError as error:
+        raise SteerflowError(f"Could not use {run}: {error.strerror or error}.") from error
+
+
+@contextmanager
+def stoppable() -> Iterator[Callable[[], bool]]:
+    """Lets a loop end at a point of its choosing: the result says whether Ctrl-C or SIGTERM came, which takes effect when
+    the context is left. A second one takes effect at once."""
+    pending: list[int] = []
+    previous = {}
+
+    def note(number: int, frame: Any) -> None:
+        if pending:
+            restore()
+            signal.raise_signal(number)
+        pending.append(number)
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def requested() -> bool:
+        return bool(pending)
+
+    if threading.current_thread() is threading.main_thread():
+        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield requested
+    finally:
+        restore()
+    if pending:
+        signal.raise_signal(pending[0])
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """The tables of ``config.toml``; empty if there is none."""
+    path = run / "config.toml"
+    if not path.exists():
+        return {}
+    try:
+        return tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ArtefactError(f"{path} is not valid TOML ({error}). Mend it or remove it.") from error
+
+
+def keep_config(run: Path, table: str, config: Mapping[str, Any], free: tuple[str, ...] = ()) -> None:
+    """Write ``config`` as one table of ``config.toml``; raises if the table is there with other values.
+
+    Fields in ``free`` may change between calls. They, too, are written.
+    """
+    tables = read_config(run)
+    old = tables.get(table)
+    if old is not None:
+        differing = [k for k in {*old, *config} if k not in free and old.get(k) != config.get(k)]
+        if differing:
+            detail = "; ".join(f"{k}: {old.get(k)} there, {config.get(k)} now" for k in sorted(differing))
+            raise SteerflowError(
+                f"{run} was made with other settings ({detail}). Use them, or give another --run."
+            )
+    write_bytes(run / "config.toml", tomli_w.dumps({**tables, table: dict(config)}).encode())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file; a last line that a kill cut short is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines()
+    rows = []
+    for number, line in enumerate(lines):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            if number == len(lines) - 1:
+                break
+            raise ArtefactError(
+                f"Line {number + 1} of {path} is not valid JSON; it was edited. Remove the line."
+            ) from error
+    return rows
+
+
+def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    """Rewrite a JSON-lines file with the rows that ``keep`` accepts."""
+    if path.exists():
+        write_bytes(path, "".join(json.dumps(row) + "\n" for row in read_lines(path) if keep(row)).encode())
+
+
+def find_run(name: str | Path) -> Path:
+    """The run folder ``name``, or ``runs/<name>``; raises with the nearest known names."""
+    for path in (Path(name), Path("runs") / name):
+        if path.is_dir():
+            return path
+    known = [p.name for p in Path("runs").iterdir() if p.is_dir()] if Path("runs").is_dir() else []
+    near = difflib.get_close_matches(str(name), known, n=3)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    raise SteerflowError(
+        f"There is no run folder {name!s}.{hint} Runs are made by `steerflow train` or `steerflow demo`."
+    )
