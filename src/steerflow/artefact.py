@@ -68,9 +68,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def write_artefact(
-    folder: Path, kind: str, tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]
-) -> None:
+def write_artefact(folder: Path, kind: str, tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
     """Write or replace the artefact at ``folder`` atomically.
 
     ``kind`` ("policy", "critic", "checkpoint") is checked when it is read. Equal input gives equal bytes.
@@ -107,7 +105,7 @@ def write_artefact(
 
 
 def read_artefact(folder: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Tensors and meta data of the artefact at ``folder``; raises ArtefactError when it is missing, damaged or of another kind."""
+    """Tensors and meta data of the artefact at ``folder``; raises ArtefactError if missing, damaged or of another kind."""
     folder = Path(folder)
     previous = folder.with_name(f".{folder.name}.previous")
     if not folder.exists() and previous.exists():
@@ -117,7 +115,7 @@ def read_artefact(folder: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[
     meta = read_json(folder / META)
     if meta.get("format") != FORMAT or "kind" not in meta or "sha256" not in meta:
         raise ArtefactError(
-            f"{folder / META} is not of format {FORMAT} (found {meta.get('format')!r}); it was made by another program or version."
+            f"{folder / META} is not of format {FORMAT} (found {meta.get('format')!r}); another program or version made it."
         )
     if meta["kind"] != kind:
         raise ArtefactError(f"{folder} holds a {meta['kind']}, but a {kind} is needed here.")

@@ -45,9 +45,7 @@ class Policy:
         settings = meta["network"]
         hidden = tuple(settings["hidden"])
         shape = jax.eval_shape(
-            lambda: Velocity(
-                jax.random.key(0), spec.observation_dim, spec.flat_dim, hidden, settings["time_frequency"]
-            )
+            lambda: Velocity(jax.random.key(0), spec.observation_dim, spec.flat_dim, hidden, settings["time_frequency"])
         )
         return Policy(spec, normaliser, from_tensors(shape, tensors, f"the policy at {folder}"), meta)
 

@@ -51,7 +51,7 @@ class _LogBar:
         spent, moved = now - self._begin, self._done - self._start
         left = (
             f", {spent / moved * (self._total - self._done):.0f} s left"
-            if 0 < moved and self._done < self._total
+            if moved > 0 and self._done < self._total
             else ""
         )
         print(

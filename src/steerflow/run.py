@@ -87,9 +87,7 @@ def keep_config(run: Path, table: str, config: Mapping[str, Any], free: tuple[st
         differing = [k for k in {*old, *config} if k not in free and old.get(k) != config.get(k)]
         if differing:
             detail = "; ".join(f"{k}: {old.get(k)} there, {config.get(k)} now" for k in sorted(differing))
-            raise SteerflowError(
-                f"{run} was made with other settings ({detail}). Use them, or give another --run."
-            )
+            raise SteerflowError(f"{run} was made with other settings ({detail}). Use them, or give another --run.")
     write_bytes(run / "config.toml", tomli_w.dumps({**tables, table: dict(config)}).encode())
 
 

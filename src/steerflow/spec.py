@@ -59,7 +59,8 @@ class Spec:
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Spec:
-        return Spec(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        return Spec(**fields)
 
     def require_same(self, other: Spec, this_name: str, other_name: str) -> None:
         """Raises MismatchError that names every field in which two specs differ."""
@@ -90,7 +91,7 @@ class Normaliser:
         rows = observations[:: max(1, len(observations) // max_rows)]
         mean = np.mean(rows, axis=0, dtype=np.float64)
         std = np.maximum(np.std(rows, axis=0, dtype=np.float64), floor)
-        return Normaliser(mean.astype(np.float32), std.astype(np.float32))
+        return Normaliser(np.asarray(mean, np.float32), np.asarray(std, np.float32))
 
     def __call__(self, observations):
         """Works on numpy and on jax arrays of shape (..., observation)."""

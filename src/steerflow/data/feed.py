@@ -101,9 +101,7 @@ class StreamFeed:
 
     def __post_init__(self) -> None:
         self._index = ChunkIndex.of(self.store.episode_ends)
-        self._columns = Columns(
-            self.store.observations, self.store.actions, **_rewards(self.store, self.tasks)
-        )
+        self._columns = Columns(self.store.observations, self.store.actions, **_rewards(self.store, self.tasks))
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="steerflow-feed")
         draw = partial(draw_numbers, batch=self.batch, count=self._index.count)
         self._draw = jax.jit(jax.vmap(draw, in_axes=(None, 0)))
@@ -146,9 +144,7 @@ def make_feed(
 ) -> ResidentFeed | StreamFeed:
     """The feed named ``kind`` ("memory", "stream"), or for "auto" the one that this machine's memory allows."""
     if kind == "auto":
-        bytes_needed = 2 * (
-            store.observations.nbytes + store.actions.nbytes + 8 * store.rows * max(1, len(tasks))
-        )
+        bytes_needed = 2 * (store.observations.nbytes + store.actions.nbytes + 8 * store.rows * max(1, len(tasks)))
         kind = "memory" if bytes_needed <= _RESIDENT_SHARE * _free_memory() else "stream"
     if kind == "memory":
         return ResidentFeed.of(store, spec, normaliser, tasks, seed=seed, batch=batch, horizon=horizon)

@@ -30,9 +30,7 @@ class Windows(NamedTuple):
 
     observations: Any  # (batch, observation)
     next_observations: Any  # (batch, observation): k steps ahead
-    actions: (
-        Any  # (batch, chunk, action); steps beyond the recording repeat its last row and are masked later
-    )
+    actions: Any  # (batch, chunk, action); steps beyond the recording repeat its last row and are masked later
     rewards: Any  # (task, batch, horizon)
     masks: Any  # (task, batch, horizon)
     steps: Any  # (batch,): k

@@ -60,9 +60,7 @@ class Store:
         columns = {name: _open_column(path / f"{name}.npy", facts) for name, facts in meta["columns"].items()}
         missing = [name for name in (*_CORE, _ENDS) if name not in columns]
         if missing:
-            raise ArtefactError(
-                f"The data store at {path} lacks the column {missing[0]!r}. Make or import it again."
-            )
+            raise ArtefactError(f"The data store at {path} lacks the column {missing[0]!r}. Make or import it again.")
         ends = np.asarray(columns[_ENDS])
         rows = len(columns["observations"])
         short = [name for name, column in columns.items() if name != _ENDS and len(column) != rows]
@@ -72,9 +70,7 @@ class Store:
             )
         lengths = np.diff(ends, prepend=0)
         if len(ends) == 0 or ends[-1] != rows or (lengths < 2).any():
-            raise ArtefactError(
-                f"The episode index of {path} does not fit its {rows} rows. Make or import it again."
-            )
+            raise ArtefactError(f"The episode index of {path} does not fit its {rows} rows. Make or import it again.")
         info = {name: column for name, column in columns.items() if name not in (*_CORE, _ENDS)}
         return Store(path, meta, columns["observations"], columns["actions"], ends, info)
 
@@ -98,9 +94,7 @@ class Store:
     @property
     def action_bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """(low, high), each (action_dim,), in the data's units."""
-        return np.asarray(self.meta["action_low"], np.float32), np.asarray(
-            self.meta["action_high"], np.float32
-        )
+        return np.asarray(self.meta["action_low"], np.float32), np.asarray(self.meta["action_high"], np.float32)
 
     @property
     def fingerprint(self) -> str:
@@ -112,9 +106,7 @@ class Store:
     def tasks(self) -> tuple[str, ...]:
         """Tasks whose rewards lie in this store."""
         folder = self.path / "tasks"
-        return (
-            tuple(sorted(p.name for p in folder.iterdir() if (p / META).exists())) if folder.is_dir() else ()
-        )
+        return tuple(sorted(p.name for p in folder.iterdir() if (p / META).exists())) if folder.is_dir() else ()
 
     def rewards(self, task: str) -> tuple[np.ndarray, np.ndarray]:
         """(rewards, masks) of ``task``, each (rows,) float32. Row j: the reward of the step from row j to j+1, and 0 in
@@ -130,9 +122,7 @@ class Store:
         facts = read_json(folder / META)["columns"]
         rewards, masks = (_open_column(folder / f"{name}.npy", facts[name]) for name in ("rewards", "masks"))
         if len(rewards) != self.rows or len(masks) != self.rows:
-            raise ArtefactError(
-                f"The rewards in {folder} have {len(rewards)} rows, the store has {self.rows}."
-            )
+            raise ArtefactError(f"The rewards in {folder} have {len(rewards)} rows, the store has {self.rows}.")
         return rewards, masks
 
     def add_task(self, task: str, rewards: np.ndarray, masks: np.ndarray) -> None:
@@ -161,11 +151,7 @@ class Store:
 
     def verify(self) -> list[str]:
         """Names of columns whose bytes do not match their checksum (reads everything)."""
-        return [
-            n
-            for n, facts in self.meta["columns"].items()
-            if _sha256(self.path / f"{n}.npy") != facts["sha256"]
-        ]
+        return [n for n, facts in self.meta["columns"].items() if _sha256(self.path / f"{n}.npy") != facts["sha256"]]
 
 
 class StoreWriter:
@@ -220,7 +206,8 @@ class StoreWriter:
                     _write_header(self._files[name], column.dtype, (0, *column.shape[1:]))
                 if self._facts[name] != (column.dtype, column.shape[1:]):
                     raise DataError(
-                        f"{name} of episode {len(self._ends)} is {column.dtype}{column.shape[1:]}, earlier ones were {self._facts[name]}."
+                        f"{name} of episode {len(self._ends)} is {column.dtype}{column.shape[1:]}, "
+                        f"earlier ones were {self._facts[name]}."
                     )
                 self._files[name].write(np.ascontiguousarray(column).tobytes())
         except OSError as error:
@@ -245,9 +232,7 @@ class StoreWriter:
             np.save(self._temporary / f"{_ENDS}.npy", np.asarray(self._ends, np.int64))
             names = [*self._facts, _ENDS]
             columns = {name: _column_facts(self._temporary / f"{name}.npy") for name in names}
-            write_json(
-                self._temporary / META, {**self._meta, "format": FORMAT, "kind": "store", "columns": columns}
-            )
+            write_json(self._temporary / META, {**self._meta, "format": FORMAT, "kind": "store", "columns": columns})
             self.path.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(self.path, ignore_errors=True)
             os.replace(self._temporary, self.path)
@@ -282,9 +267,7 @@ class DataSet:
                 "Make it: steerflow data make NAME; see all: steerflow data list",
             )
         val = path / "val"
-        return DataSet(
-            path.name, Store.open(path / "train"), Store.open(val) if (val / META).exists() else None
-        )
+        return DataSet(path.name, Store.open(path / "train"), Store.open(val) if (val / META).exists() else None)
 
 
 def _write_header(file, dtype: np.dtype, shape: tuple[int, ...]) -> None:
@@ -311,11 +294,10 @@ def _open_column(path: Path, facts: Mapping[str, Any]) -> np.ndarray:
             f"The column {path} is missing. Restore it, or make or import the data set again."
         ) from error
     except (ValueError, OSError, EOFError) as error:
-        raise ArtefactError(
-            f"The column {path} cannot be read ({error}); it was truncated or edited."
-        ) from error
+        raise ArtefactError(f"The column {path} cannot be read ({error}); it was truncated or edited.") from error
     if list(column.shape) != facts["shape"] or str(column.dtype) != facts["dtype"]:
         raise ArtefactError(
-            f"The column {path} is {column.dtype}{column.shape}, meta.json says {facts['dtype']}{tuple(facts['shape'])}; it was edited."
+            f"The column {path} is {column.dtype}{column.shape}, meta.json says "
+            f"{facts['dtype']}{tuple(facts['shape'])}; it was edited."
         )
     return column

@@ -62,9 +62,7 @@ def _parts(chunks: Chunks):
     return chunks.observations, chunks.actions.reshape(chunks.actions.shape[0], -1)
 
 
-def update(
-    state: IQLState, chunks: Chunks, config: IQLConfig
-) -> tuple[IQLState, dict[str, Float[Array, ""]]]:
+def update(state: IQLState, chunks: Chunks, config: IQLConfig) -> tuple[IQLState, dict[str, Float[Array, ""]]]:
     """One step of Adam each; every loss sees the parameters before the step, the target follows with ``target_rate``.
 
     Here ``chunks.returns`` and ``chunks.bootstrap`` are those of one task, shape (batch,).
@@ -83,9 +81,7 @@ def update(
     rate = config.target_rate
     return IQLState(
         critics=optax.apply_updates(state.critics, q_step),  # pyright: ignore[reportArgumentType]
-        target=jax.tree.map(
-            lambda online, target: rate * online + (1 - rate) * target, state.critics, state.target
-        ),
+        target=jax.tree.map(lambda online, target: rate * online + (1 - rate) * target, state.critics, state.target),
         value=optax.apply_updates(state.value, v_step),  # pyright: ignore[reportArgumentType]
         critics_optimiser=critics_optimiser,
         value_optimiser=value_optimiser,

@@ -70,19 +70,20 @@ class MLP(eqx.Module):
         widths = (inputs, *hidden)
         self.layers = tuple(Dense(k, i, o) for k, i, o in zip(keys, widths[:-1], widths[1:], strict=False))
         last = len(hidden) - 1
-        self.norms = tuple(
-            None if plain_last and n == last else LayerNorm(width) for n, width in enumerate(hidden)
-        )
+        self.norms = tuple(None if plain_last and n == last else LayerNorm(width) for n, width in enumerate(hidden))
         self.output = Dense(keys[-1], widths[-1], outputs, output_init)
         self.order = order
 
     def __call__(self, x: Float[Array, "batch inputs"]) -> Float[Array, "batch outputs"]:
         for layer, norm in zip(self.layers, self.norms, strict=True):
             x = layer(x)
-            if norm is None:
-                x = jax.nn.gelu(x)
-            else:
-                x = jax.nn.gelu(norm(x)) if self.order == "norm_first" else norm(jax.nn.gelu(x))
+            x = (
+                jax.nn.gelu(x)
+                if norm is None
+                else jax.nn.gelu(norm(x))
+                if self.order == "norm_first"
+                else norm(jax.nn.gelu(x))
+            )
         return self.output(x)
 
 
@@ -121,9 +122,7 @@ class Velocity(eqx.Module):
         t: Float[Array, " batch"] | Float[Array, ""] | float,
     ) -> Float[Array, "batch flat"]:
         times = jnp.broadcast_to(jnp.asarray(t, a.dtype), a.shape[:1])
-        return self.body(
-            jnp.concatenate([observations, a, time_features(times, self.time_frequency)], axis=-1)
-        )
+        return self.body(jnp.concatenate([observations, a, time_features(times, self.time_frequency)], axis=-1))
 
 
 class Critics(eqx.Module):

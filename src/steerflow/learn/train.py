@@ -74,13 +74,9 @@ def spec_of(store: Store, chunk: int) -> Spec:
 
 
 def _resolve(config: TrainConfig, data: DataSet) -> TrainConfig:
-    if (
-        config.call_updates < 1
-        or config.log_every % config.call_updates
-        or config.save_every % config.call_updates
-    ):
+    if config.call_updates < 1 or config.log_every % config.call_updates:
         raise SteerflowError(
-            f"log_every ({config.log_every}) and save_every ({config.save_every}) must be multiples of call_updates ({config.call_updates})."
+            f"log_every ({config.log_every}) must be a multiple of call_updates ({config.call_updates})."
         )
     if config.critic.horizon and config.critic.horizon < config.chunk:
         raise SteerflowError(
@@ -106,7 +102,8 @@ def _require_rewards(store: Store, task: str, data_name: str) -> None:
     if task not in tasks_of_data(data_name):
         raise DataError(
             f"{store.path} holds no rewards of {task!r} and it is not a task of {data_name}. "
-            f"Rewards there: {', '.join(store.tasks) or 'none'}; tasks of {data_name}: {', '.join(tasks_of_data(data_name)) or 'none'}."
+            f"Rewards there: {', '.join(store.tasks) or 'none'}; "
+            f"tasks of {data_name}: {', '.join(tasks_of_data(data_name)) or 'none'}."
         )
     label(store, task)
 
@@ -137,18 +134,14 @@ def _run_updates(learner: Learner, data: DataSet, normaliser: Normaliser) -> Tra
                 _log(log, learner, step, "train", info)
                 if validation is not None and validate is not None:
                     steps = np.arange(step, step + _VALIDATION_BATCHES, dtype=np.int32)
-                    losses = validate(
-                        state, validation.data, steps, validation.payload(step, _VALIDATION_BATCHES)
-                    )
+                    losses = validate(state, validation.data, steps, validation.payload(step, _VALIDATION_BATCHES))
                     _log(log, learner, step, "val", jax.tree.map(np.asarray, losses))
             if stop() or step >= config.updates or time.monotonic() - saved_at > config.save_seconds:
                 _save(learner, state, step)
                 saved, saved_at = step, time.monotonic()
             progress.update(step)
         if stop():
-            console().print(
-                f"Stopped after update {saved:,}, which is kept. Run the same command to continue."
-            )
+            console().print(f"Stopped after update {saved:,}, which is kept. Run the same command to continue.")
     return state
 
 
@@ -176,9 +169,7 @@ def _losses(learner: Learner, feed: Feed, state: TrainState, data: Any, steps: A
 
 def _names(learner: Learner) -> list[str]:
     """Names of what is learnt, as in metrics.jsonl: policy, critic/<task>."""
-    return (["policy"] if learner.config.learn != "critic" else []) + [
-        f"critic/{task}" for task in learner.tasks
-    ]
+    return (["policy"] if learner.config.learn != "critic" else []) + [f"critic/{task}" for task in learner.tasks]
 
 
 def _rows(learner: Learner, info: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
@@ -203,11 +194,7 @@ def _require_finite(learner: Learner, info: dict[str, Any], first: int, saved: i
         if not finite.all():
             at = int(np.argmin(finite))
             losses = ", ".join(f"{key} {value[at]:.4g}" for key, value in values.items())
-            kept = (
-                f"The checkpoint of update {saved:,} is kept in {learner.config.run}/checkpoints."
-                if saved
-                else ""
-            )
+            kept = f"The checkpoint of update {saved:,} is kept in {learner.config.run}/checkpoints." if saved else ""
             raise TrainingError(
                 f"{name} is no longer finite at update {first + at + 1:,} ({losses}). {kept} "
                 "Look for extreme values with `steerflow data check`, or lower the learning rate."

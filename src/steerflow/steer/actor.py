@@ -1,0 +1,214 @@
+"""Acting: a policy, a critic and a recipe as one function from observations to action chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from steerflow.critic import Critic
+from steerflow.errors import DataError, MismatchError
+from steerflow.policy import Policy
+from steerflow.spec import Spec
+from steerflow.steer.models import Models
+from steerflow.steer.presets import recipe as recipe_of
+from steerflow.steer.recipe import Recipe
+from steerflow.steer.sample import Sampled, sample
+
+# Rows are served in blocks of this size, so that a row's result never depends on how many others wait.
+_BLOCK = 16
+
+
+class Actor:
+    """``act(key, observations)`` -> (actions (batch, chunk, action) in the environment's units, info of numpy arrays).
+
+    A single observation (observation,) gives a single chunk (chunk, action). Compiled once for each batch size.
+    """
+
+    def __init__(self, policy: Policy, critic: Critic | None, recipe: Recipe) -> None:
+        if recipe.asks_critic and critic is None:
+            raise MismatchError(
+                "This recipe asks a critic, but none was given. Pass one, or steer with the method 'bc'."
+            )
+        if critic is not None:
+            policy.spec.require_same(critic.spec, "policy", "critic")
+        self.spec: Spec = policy.spec
+        self.recipe = recipe
+        self._networks = (policy, critic)
+        low, high = (np.asarray(x, np.float32) for x in (self.spec.action_low, self.spec.action_high))
+        self._low, self._high = low, high
+        parameters = (policy.network, critic.network if critic is not None else None)
+        self._parameters = jax.device_put(parameters)
+        self._sample = jax.jit(partial(self._trace, keep_path=False))
+        self._sample_path = jax.jit(partial(self._trace, keep_path=True))
+        self._fold = jax.vmap(lambda seed, decision: jax.random.fold_in(jax.random.key(seed), decision))
+
+    def __call__(
+        self, key: Key[Array, ""], observations: Float[np.ndarray, "*batch obs"], weight: float | None = None
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Act with the recipe's weight, or another; ``key`` is consumed."""
+        single = np.ndim(observations) == 1
+        batch = self._check(np.asarray(observations, np.float32)[None] if single else observations)
+        keys = jax.random.split(key, len(batch))
+        actions, info = self._finish(self._sample(self._parameters, keys, batch, self._weights(weight, len(batch))))
+        return (actions[0], {name: x[0] for name, x in info.items()}) if single else (actions, info)
+
+    def rows(
+        self, seeds: np.ndarray, decisions: np.ndarray, observations: np.ndarray, weights: np.ndarray
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Act for rows that each have a noise seed, a decision number and a weight of their own.
+
+        A row's result depends on that row only, bit for bit: not on the other rows, nor on how many there are.
+        """
+        batch = self._check(observations)
+        blocks = []
+        for first in range(0, len(batch), _BLOCK):
+            parts = [np.asarray(x)[first : first + _BLOCK] for x in (seeds, decisions, batch, weights)]
+            missing = _BLOCK - len(parts[0])
+            padded = [np.concatenate([part, np.repeat(part[:1], missing, axis=0)]) for part in parts]
+            keys = self._fold(padded[0].astype(np.uint32), padded[1].astype(np.uint32))
+            sampled = self._sample(self._parameters, keys, padded[2], padded[3].astype(np.float32))
+            actions, info = self._finish(sampled)
+            kept = _BLOCK - missing
+            blocks.append((actions[:kept], {name: x[:kept] for name, x in info.items()}))
+        return (
+            np.concatenate([actions for actions, _ in blocks]),
+            {name: np.concatenate([info[name] for _, info in blocks]) for name in blocks[0][1]},
+        )
+
+    def paths(self, seeds: np.ndarray, observations: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """The flow's way from noise to action, (steps + 1, batch, chunk * action) scaled to [-1, 1], before the clip."""
+        batch = self._check(observations)
+        keys = self._fold(np.asarray(seeds, np.uint32), np.zeros(len(batch), np.uint32))
+        sampled = self._sample_path(self._parameters, keys, batch, np.asarray(weights, np.float32))
+        return np.asarray(sampled.path)
+
+    def q(self, observations: np.ndarray, chunks: np.ndarray) -> np.ndarray:
+        """The critic's value (batch,) of flattened chunks (batch, chunk * action) scaled to [-1, 1]."""
+        models = self._models(self._parameters)
+        if models.q is None:
+            raise MismatchError("There is no critic to ask; pass one to steer().")
+        return np.asarray(models.q(jnp.asarray(self._check(observations)), jnp.asarray(chunks, jnp.float32)))
+
+    @property
+    def calls(self) -> dict[str, int]:
+        """How often each network is asked for one action: velocity, q_gradient, q (a gradient is counted once)."""
+        counts = {"velocity": 0, "q_gradient": 0, "q": 0}
+        models = self._models(self._parameters)
+        one = Recipe.replace(self.recipe, times=(0.0, 1.0))
+        steps = len(self.recipe.time_grid) - 1
+
+        class Counting(Models):
+            def q_gradient(self, observations, a):
+                counts["q_gradient"] += steps
+                counts["q"] -= 1
+                return super().q_gradient(observations, a)
+
+        def velocity(observations, a, t):
+            counts["velocity"] += steps
+            return models.velocity(observations, a, t)
+
+        def q(observations, a):
+            counts["q"] += 1
+            return models.q(observations, a)  # type: ignore[misc]
+
+        counting = Counting(velocity, q if models.q is not None else None)
+        keys = jax.random.split(jax.random.key(0), 1)
+        observations = jnp.zeros((1, self.spec.observation_dim))
+        with jax.disable_jit():
+            sample(keys, observations, counting, one, flat=self.spec.flat_dim, weight=0.0)
+        return {name: count * self.recipe.candidates for name, count in counts.items()}
+
+    def _models(self, parameters: Any) -> Models:
+        policy, critic = self._networks
+        velocity, critics = parameters
+
+        def q(observations, a):
+            assert critic is not None
+            return self.recipe.aggregate(critics.critics(critic.normaliser(observations), a))
+
+        return Models(
+            velocity=lambda observations, a, t: velocity(policy.normaliser(observations), a, t),
+            q=q if critic is not None else None,
+        )
+
+    def _trace(self, parameters, keys, observations, weights, *, keep_path: bool) -> Sampled:
+        weight = self.recipe.weight if callable(self.recipe.weight) else weights
+        recipe = self.recipe.replace(weight=weight) if callable(weight) else self.recipe
+        return sample(
+            keys,
+            observations,
+            self._models(parameters),
+            recipe,
+            flat=self.spec.flat_dim,
+            weight=None if callable(weight) else weight,
+            keep_path=keep_path,
+        )
+
+    def _weights(self, weight: float | None, batch: int) -> np.ndarray:
+        value = self.recipe.weight if weight is None else weight
+        return np.full(batch, 0.0 if callable(value) else value, np.float32)
+
+    def _finish(self, sampled: Sampled) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        scaled = np.asarray(sampled.actions).reshape(-1, self.spec.chunk, self.spec.action_dim)
+        actions = self._low + (scaled + 1) / 2 * (self._high - self._low)
+        info = {name: np.asarray(x) for name, x in sampled._asdict().items() if name not in ("actions", "path")}
+        return np.clip(actions, self._low, self._high).astype(np.float32), info
+
+    def _check(self, observations: np.ndarray) -> np.ndarray:
+        batch = np.asarray(observations, np.float32)
+        if batch.ndim != 2 or batch.shape[1] != self.spec.observation_dim:
+            raise MismatchError(
+                f"Observations have shape {np.shape(observations)}; this policy needs (batch, {self.spec.observation_dim})."
+            )
+        if not np.isfinite(batch).all():
+            row, dimension = np.argwhere(~np.isfinite(batch))[0]
+            raise DataError(
+                f"Observation {row} is {batch[row, dimension]} in dimension {dimension}. "
+                "Refusing to act on it; check the sensor or the environment."
+            )
+        return batch
+
+
+def steer(policy: Policy, critic: Critic | None, method: str | Recipe = "qgf", **changes: Any) -> Actor:
+    """Steer a frozen policy: ``act = steer(policy, critic, "qgf", weight=0.1)``, then ``actions, info = act(key, obs)``.
+
+    method: a preset ("bc", "qgf", "qfql", "best_of_n", ...) or a Recipe; changes: fields of the recipe. Raises
+    MismatchError when policy and critic do not fit together, UnknownNameError for unknown names.
+    """
+    return Actor(policy, critic, recipe_of(method, **changes))
+
+
+def steer_functions(
+    velocity: Callable[[Array, Array, Array], Array],
+    q: Callable[[Array, Array], Array] | None,
+    method: str | Recipe = "qgf",
+    *,
+    flat: int,
+    **changes: Any,
+) -> Callable[[Key[Array, ""], Float[Array, "batch obs"]], Sampled]:
+    """Steer any velocity field with any critic, given as plain functions of jax arrays; no artefact needed.
+
+    velocity(observations, a, t) -> (batch, flat) with t: 0 = noise, 1 = action; q(observations, a) -> (batch,), or
+    (ensemble, batch), which the recipe's ``aggregate`` combines. Returns a compiled ``act(key, observations) -> Sampled``.
+    """
+    chosen = recipe_of(method, **changes)
+    if chosen.asks_critic and q is None:
+        raise MismatchError("This recipe asks a critic, but q is None.")
+
+    def combined(observations, a):
+        values = q(observations, a)  # type: ignore[misc]
+        return chosen.aggregate(values) if values.ndim == 2 else values
+
+    models = Models(velocity, combined if q is not None else None)
+
+    @jax.jit
+    def act(key, observations):
+        return sample(jax.random.split(key, observations.shape[0]), observations, models, chosen, flat=flat)
+
+    return act

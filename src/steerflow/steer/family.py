@@ -1,0 +1,79 @@
+"""A family of swappable values, such as the solvers: its members by name, and their form as text.
+
+A member is a frozen dataclass that can be called. As text, in files and on the command line, it is written like a call:
+``euler``, ``window(start=0.2, stop=0.8)``.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, Generic, TypeVar
+
+from steerflow.errors import SteerflowError, unknown
+
+Member = TypeVar("Member")
+
+
+class Family(Mapping[str, type[Member]], Generic[Member]):
+    """Members of one kind by name: ``SOLVERS["heun"]`` is a class, ``SOLVERS.parse("heun")`` a value."""
+
+    def __init__(self, kind: str, members: Mapping[str, type[Member]]) -> None:
+        self.kind = kind
+        self._members = dict(members)
+
+    def __getitem__(self, name: str) -> type[Member]:
+        if name not in self._members:
+            raise unknown(self.kind, name, self._members)
+        return self._members[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def register(self, name: str, member: type[Member]) -> None:
+        """Add a member of your own: one line makes it known to recipes, the command line, sweeps and the contract tests."""
+        if not (dataclasses.is_dataclass(member) and callable(member)):
+            raise SteerflowError(f"A {self.kind} must be a frozen dataclass with a __call__ method; {member!r} is not.")
+        self._members[name] = member
+
+    def name_of(self, member: Member) -> str:
+        for name, kind in self._members.items():
+            if type(member) is kind:
+                return name
+        raise unknown(
+            self.kind, type(member).__name__, self._members, f"Register it: register({type(member).__name__!r}, ...)."
+        )
+
+    def parse(self, text: str | Member) -> Member:
+        """The value written as ``name`` or ``name(field=value, ...)``; a value is returned as it is."""
+        if not isinstance(text, str):
+            return text
+        name, _, arguments = text.strip().partition("(")
+        member = self[name.strip()]
+        if not arguments:
+            return member()
+        fields = [field.name for field in dataclasses.fields(member)]  # type: ignore[arg-type]
+        try:
+            call = ast.parse(text.strip(), mode="eval").body
+            assert isinstance(call, ast.Call)
+            values = dict(zip(fields, (ast.literal_eval(value) for value in call.args), strict=False))
+            values |= {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+        except (SyntaxError, ValueError, AssertionError) as error:
+            raise SteerflowError(
+                f"Could not read the {self.kind} {text!r}. Write {name}({', '.join(fields)})."
+            ) from error
+        for field in values:
+            if field not in fields:
+                raise unknown(f"setting of the {self.kind} {name}", field, fields)
+        return member(**values)
+
+    def write(self, member: Member) -> str:
+        """The text that ``parse`` reads."""
+        fields: list[Any] = list(dataclasses.fields(member))  # type: ignore[arg-type]
+        settings = [f"{field.name}={getattr(member, field.name)!r}" for field in fields]
+        name = self.name_of(member)
+        return f"{name}({', '.join(settings)})" if settings else name

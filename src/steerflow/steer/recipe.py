@@ -1,0 +1,105 @@
+"""A recipe: how to steer. Six swappable values and a weight; everything that a method does at test time."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from steerflow.errors import SteerflowError, unknown
+from steerflow.steer.aggregate import AGGREGATES, Min
+from steerflow.steer.guidance import GUIDANCES, Nothing
+from steerflow.steer.noise import NOISES, Gaussian
+from steerflow.steer.refine import REFINES, Keep
+from steerflow.steer.schedule import SCHEDULES, Constant
+from steerflow.steer.select import SELECTS, First
+from steerflow.steer.solver import SOLVERS, Euler
+
+_FAMILIES = {
+    "noise": NOISES,
+    "solver": SOLVERS,
+    "guidance": GUIDANCES,
+    "schedule": SCHEDULES,
+    "refine": REFINES,
+    "select": SELECTS,
+    "aggregate": AGGREGATES,
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Members may be given as values or as text: ``Recipe(guidance="one_step", schedule="window(start=0.3)")``."""
+
+    # Where the flow starts.
+    noise: Any = field(default_factory=Gaussian)
+    # How it is integrated, and on which grid: ``steps`` equal steps, or the ``times`` from 0 to 1.
+    solver: Any = field(default_factory=Euler)
+    steps: int = 10
+    times: tuple[float, ...] | None = None
+    # Which vector is added to the velocity, how strongly and when.
+    guidance: Any = field(default_factory=Nothing)
+    weight: float | Callable[[Any], Any] = 0.0
+    schedule: Any = field(default_factory=Constant)
+    # What happens after the flow, to how many candidates, and which of them is executed.
+    refine: Any = field(default_factory=Keep)
+    candidates: int = 1
+    select: Any = field(default_factory=First)
+    # How the ensemble of critics becomes one Q.
+    aggregate: Any = field(default_factory=Min)
+
+    def __post_init__(self) -> None:
+        for name, family in _FAMILIES.items():
+            object.__setattr__(self, name, family.parse(getattr(self, name)))
+        if self.steps < 1 or self.candidates < 1:
+            raise SteerflowError(f"steps ({self.steps}) and candidates ({self.candidates}) must be at least 1.")
+        if self.times is not None:
+            times = tuple(float(t) for t in self.times)
+            if len(times) < 2 or times[0] != 0 or times[-1] != 1 or any(b <= a for a, b in itertools.pairwise(times)):
+                raise SteerflowError(f"times must rise from 0 to 1; they are {times}.")
+            object.__setattr__(self, "times", times)
+        if not callable(self.weight) and not abs(float(self.weight)) < float("inf"):
+            raise SteerflowError(f"The weight must be a finite number; it is {self.weight}.")
+
+    @property
+    def time_grid(self) -> tuple[float, ...]:
+        """The flow times from 0 to 1 between which the solver steps."""
+        return self.times or tuple(k / self.steps for k in range(self.steps + 1))
+
+    @property
+    def guided(self) -> bool:
+        return not isinstance(self.guidance, Nothing)
+
+    @property
+    def asks_critic(self) -> bool:
+        """Whether the action depends on a critic."""
+        return any(getattr(part, "asks_critic", True) for part in (self.guidance, self.refine, self.select))
+
+    def replace(self, **changes: Any) -> Recipe:
+        """A copy with changes; raises with the nearest names for an unknown field."""
+        fields = [f.name for f in dataclasses.fields(self)]
+        for name in changes:
+            if name not in fields:
+                raise unknown("setting of a recipe", name, fields)
+        return dataclasses.replace(self, **changes)
+
+    def structure(self) -> Recipe:
+        """The same recipe with weight 0: recipes of equal structure share one compiled function."""
+        return dataclasses.replace(self, weight=0.0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Members as text; raises for a weight that is a function, which no file can hold."""
+        if callable(self.weight):
+            raise SteerflowError("A recipe whose weight is a function cannot be written to a file; use a schedule.")
+        plain = {
+            "steps": self.steps,
+            "times": self.times and list(self.times),
+            "weight": float(self.weight),
+            "candidates": self.candidates,
+        }
+        return {name: family.write(getattr(self, name)) for name, family in _FAMILIES.items()} | plain
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Recipe:
+        return Recipe().replace(**{name: tuple(v) if isinstance(v, list) else v for name, v in data.items()})

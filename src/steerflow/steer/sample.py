@@ -1,0 +1,96 @@
+"""The one loop: integrate the steered flow from noise to action chunks, refine, select.
+
+    a_0 ~ noise        a_{k+1} = solver step of field(a, t) = v(s, a, t) + w(t) g(s, a, t, v)        a_1 -> refine -> select
+
+It knows no network and no method: everything arrives as functions and values. Flow time t: 0 = noise, 1 = action.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from steerflow.steer.models import Models
+from steerflow.steer.recipe import Recipe
+
+
+class Sampled(NamedTuple):
+    """The result, with its diagnostics; all per row of the batch and of the chosen candidate."""
+
+    actions: Float[Array, "batch flat"]  # in [-1, 1]
+    q: Float[Array, " batch"]  # the critic's value of the chosen chunk; NaN where no critic was given
+    candidate: Float[Array, " batch"]  # index of the chosen candidate
+    velocity_norm: Float[Array, " batch"]  # mean over steps of |v| at the steps' starts
+    gradient_norm: Float[Array, " batch"]  # mean over steps of |g|
+    clipped_fraction: Float[Array, " batch"]  # share of dimensions that the final clip moved
+    path: Float[Array, "steps_1 batch flat"] | None  # a at every time, where asked for
+
+
+def sample(
+    keys: Key[Array, " batch"],
+    observations: Float[Array, "batch obs"],
+    models: Models,
+    recipe: Recipe,
+    *,
+    flat: int,
+    weight: Float[Array, " batch"] | Float[Array, ""] | float | None = None,
+    keep_path: bool = False,
+) -> Sampled:
+    """Sample one chunk for each row; a row depends on its own key, observation and weight only.
+
+    keys: one for each row. flat: dimensions of a flattened chunk. weight: overrides ``recipe.weight``, a scalar or one for
+    each row. Pure and traceable: wrap it in ``jax.jit`` with ``models`` and ``recipe`` closed over.
+    """
+    candidates = recipe.candidates
+    row_keys = jax.vmap(lambda key: jax.random.split(key, candidates + 1))(keys)
+    states = jnp.repeat(observations, candidates, axis=0)
+    weights = recipe.weight if weight is None else weight
+    if not callable(weights) and jnp.ndim(weights) == 1:
+        weights = jnp.repeat(jnp.asarray(weights), candidates)
+
+    a = jax.vmap(lambda key, state: recipe.noise(key, state, flat))(row_keys[:, 1:].reshape(-1), states)
+
+    def guided(a, t):
+        v = models.velocity(states, a, t)
+        if not recipe.guided:
+            return v, jnp.zeros_like(v), v
+        g = recipe.guidance(models, states, a, t, v)
+        strength = recipe.schedule(weights(t) if callable(weights) else weights, t, v, g)
+        return v, g, v + jnp.broadcast_to(strength, a.shape[:1])[:, None] * g
+
+    def step(a, times):
+        t, dt = times
+        norms = []
+
+        def field(x, time):
+            v, g, total = guided(x, time)
+            if not norms:
+                norms.append((jnp.linalg.norm(v, axis=-1), jnp.linalg.norm(g, axis=-1)))
+            return total
+
+        after = recipe.solver(field, a, t, dt)
+        return after, (norms[0], after if keep_path else None)
+
+    grid = jnp.asarray(recipe.time_grid, a.dtype)
+    start = a
+    a, (norms, visited) = jax.lax.scan(step, a, (grid[:-1], jnp.diff(grid)))
+    refined = recipe.refine(models, states, a)
+    clipped = jnp.clip(refined, -1.0, 1.0)
+
+    by_row = lambda x: x.reshape(-1, candidates, *x.shape[1:])  # noqa: E731
+    q = models.q(states, clipped) if models.q is not None else jnp.full(a.shape[:1], jnp.nan, a.dtype)
+    chosen = jax.vmap(recipe.select)(row_keys[:, 0], by_row(q))
+    pick = lambda x: jnp.take_along_axis(by_row(x), chosen.reshape(-1, 1, *[1] * (x.ndim - 1)), axis=1)[:, 0]  # noqa: E731
+    path = jax.vmap(pick)(jnp.concatenate([start[None], visited])) if visited is not None else None
+    return Sampled(
+        actions=pick(clipped),
+        q=pick(q),
+        candidate=chosen,
+        velocity_norm=pick(norms[0].mean(axis=0)),
+        gradient_norm=pick(norms[1].mean(axis=0)),
+        clipped_fraction=pick((clipped != refined).mean(axis=-1, dtype=a.dtype)),
+        path=path,
+    )

@@ -1,0 +1,9 @@
+"""How strongly and when guidance acts: ``schedule(weight, t, v, g)`` -> coefficient of g, (batch,) or scalar."""
+
+from steerflow.steer.family import Family
+from steerflow.steer.schedule.constant import Constant as Constant
+from steerflow.steer.schedule.normalised import Normalised as Normalised
+from steerflow.steer.schedule.ramp import Ramp as Ramp
+from steerflow.steer.schedule.window import Window as Window
+
+SCHEDULES = Family("schedule", {"constant": Constant, "window": Window, "ramp": Ramp, "normalised": Normalised})
