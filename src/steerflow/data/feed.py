@@ -1,6 +1,8 @@
 """Batches of chunks: drawn on the device from data that live there, or streamed from the memory-mapped store.
 
-Both draw the same batch for the same (seed, step), uniformly over all chunks of the store.
+Both draw the same batch for the same (seed, step), uniformly over all chunks of the store. For n updates in one compiled
+call, ``payload(first, n)`` runs outside and ``windows(data, step, part)`` inside it, for each step and its part of the
+payload (None where all is on the device); ``data`` is passed to the call as an argument.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,20 +24,6 @@ from steerflow.spec import Normaliser, Spec
 
 # A resident data set may take this share of the free memory.
 _RESIDENT_SHARE = 1 / 3
-
-
-class Feed(Protocol):
-    """A source of batches for ``n`` updates in one compiled call.
-
-    ``payload(first, n)`` runs outside, ``windows(data, step, part)`` inside the compiled call for each step and its part
-    of the payload (None where all is on the device); ``data`` is passed to the call as an argument.
-    """
-
-    data: Any
-
-    def payload(self, first: int, n: int) -> Any: ...
-
-    def windows(self, data: Any, step: Any, part: Any) -> Windows: ...
 
 
 def draw_numbers(seed: int, step, batch: int, count: int):
@@ -131,6 +119,9 @@ class StreamFeed:
         return Windows(*(np.stack(parts) for parts in zip(*batches, strict=True)))
 
 
+Feed = ResidentFeed | StreamFeed
+
+
 def make_feed(
     kind: str,
     store: Store,
@@ -141,7 +132,7 @@ def make_feed(
     seed: int,
     batch: int,
     horizon: int,
-) -> ResidentFeed | StreamFeed:
+) -> Feed:
     """The feed named ``kind`` ("memory", "stream"), or for "auto" the one that this machine's memory allows."""
     if kind == "auto":
         bytes_needed = 2 * (store.observations.nbytes + store.actions.nbytes + 8 * store.rows * max(1, len(tasks)))

@@ -7,7 +7,7 @@ An episode is rows s .. e-1; its last row e-1 is a state only. A chunk may start
     alive_j    = prod_{l<j} mask_{i+l}                          1 until a step that ends the task (success is absorbing)
     returns    R = sum_{j<k} discount^j alive_j r_{i+j}
     bootstrap  B = discount^k prod_{l<k} mask_{i+l}             factor of V at the state k steps ahead
-    step_mask  1 for actions i .. i+chunk-1 that lie in the recording
+    step_mask  1 for actions i .. i+chunk-1 that lie in the recording; the others are 0 and enter no loss
     whole      1 if all of them do; else the chunk is no sample of Q(s, chunk)
 
 The end of a recording is not a terminal state: it only shortens k, or unmakes the chunk. QGF's code keeps adding rewards
@@ -30,7 +30,7 @@ class Windows(NamedTuple):
 
     observations: Any  # (batch, observation)
     next_observations: Any  # (batch, observation): k steps ahead
-    actions: Any  # (batch, chunk, action); steps beyond the recording repeat its last row and are masked later
+    actions: Any  # (batch, chunk, action); steps beyond the recording hold its last row and are masked later
     rewards: Any  # (task, batch, horizon)
     masks: Any  # (task, batch, horizon)
     steps: Any  # (batch,): k
@@ -41,7 +41,7 @@ class Chunks(NamedTuple):
 
     observations: Any  # (batch, observation)
     next_observations: Any  # (batch, observation)
-    actions: Any  # (batch, chunk, action)
+    actions: Any  # (batch, chunk, action), 0 beyond the recording
     step_mask: Any  # (batch, chunk)
     whole: Any  # (batch,)
     returns: Any  # (task, batch)
@@ -110,7 +110,7 @@ def to_chunks(windows: Windows, discount: float) -> Chunks:
     return Chunks(
         observations=windows.observations,
         next_observations=windows.next_observations,
-        actions=windows.actions,
+        actions=jnp.where(inside[:, :chunk, None], windows.actions, 0.0),
         step_mask=step_mask,
         whole=step_mask[:, -1],
         returns=jnp.sum(powers[:-1] * alive * jnp.where(inside, windows.rewards, 0.0), axis=-1),

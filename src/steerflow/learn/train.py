@@ -17,7 +17,6 @@ from steerflow.artefact import read_artefact, write_artefact
 from steerflow.critic import Critic, CriticNetworks
 from steerflow.data.feed import Feed, make_feed
 from steerflow.data.index import to_chunks
-from steerflow.data.label import label
 from steerflow.data.store import DataSet, Store
 from steerflow.envs.tasks import canonical_task, tasks_of_data
 from steerflow.errors import ArtefactError, DataError, SteerflowError, TrainingError
@@ -105,6 +104,9 @@ def _require_rewards(store: Store, task: str, data_name: str) -> None:
             f"Rewards there: {', '.join(store.tasks) or 'none'}; "
             f"tasks of {data_name}: {', '.join(tasks_of_data(data_name)) or 'none'}."
         )
+    # Labelling needs the simulator; training on labelled data does not.
+    from steerflow.data.label import label
+
     label(store, task)
 
 

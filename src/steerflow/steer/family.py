@@ -69,7 +69,8 @@ class Family(Mapping[str, type[Member]], Generic[Member]):
         for field in values:
             if field not in fields:
                 raise unknown(f"setting of the {self.kind} {name}", field, fields)
-        return member(**values)
+        floats = [f.name for f in dataclasses.fields(member) if f.type in (float, "float")]  # type: ignore[arg-type]
+        return member(**{name: float(value) if name in floats else value for name, value in values.items()})
 
     def write(self, member: Member) -> str:
         """The text that ``parse`` reads."""

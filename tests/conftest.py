@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import os
+import tempfile
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Tests compile the same small programs again and again, in this process and in those they start.
+_CACHE = tempfile.TemporaryDirectory(prefix="steerflow-xla-")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+from jaxtyping import install_import_hook
+
+# Shapes in signatures are checked at run time, in tests only; before the modules are imported.
+install_import_hook(["steerflow.learn", "steerflow.steer"], "beartype.beartype")
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+from steerflow.data.store import DataSet, StoreWriter  # noqa: E402
+
+
+def write_data(folder, *, episodes=6, length=20, seed=0, task="reach", observation_dim=3, action_dim=2):
+    """A small data set: a point that moves by its action; reward -|position|, success near 0."""
+    rng = np.random.default_rng(seed)
+    for split, count in (("train", episodes), ("val", 2)):
+        rewards, masks = [], []
+        source = {"name": folder.name, "seed": seed}
+        with StoreWriter(
+            folder / split, action_low=[-1.0] * action_dim, action_high=[1.0] * action_dim, source=source
+        ) as writer:
+            for _ in range(count):
+                rows = int(rng.integers(length // 2, length + 1))
+                actions = rng.uniform(-1, 1, (rows, action_dim))
+                steps = np.zeros((rows, observation_dim))
+                steps[1:, :action_dim] = 0.1 * actions[:-1]
+                observations = rng.normal(size=observation_dim) + np.cumsum(steps, axis=0)
+                writer.append({"observations": observations, "actions": actions})
+                distance = np.linalg.norm(observations[:, :action_dim], axis=1)
+                rewards.append(-distance)
+                masks.append((distance > 0.3).astype(np.float32))
+            store = writer.commit()
+        store.add_task(task, np.concatenate(rewards), np.concatenate(masks))
+        store.add_task(f"{task}-far", -np.concatenate(rewards), np.ones(store.rows))
+    return DataSet.open(folder)
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory):
+    """A data set of six short episodes with the tasks "reach" and "reach-far"."""
+    return write_data(tmp_path_factory.mktemp("data") / "points")

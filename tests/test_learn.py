@@ -1,0 +1,341 @@
+"""Losses against float64 numpy, masks, learners together and apart, and the training loop's promises."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from steerflow.critic import Critic
+from steerflow.data.feed import ResidentFeed, StreamFeed
+from steerflow.data.index import Chunks, Windows, to_chunks
+from steerflow.errors import ArtefactError, SteerflowError, TrainingError
+from steerflow.learn import flow_matching, iql
+from steerflow.learn.config import FlowMatchingConfig, IQLConfig, TrainConfig
+from steerflow.learn.networks import MLP, time_features
+from steerflow.learn.path import flow_times
+from steerflow.learn.train import spec_of, train
+from steerflow.policy import Policy
+from steerflow.run import read_lines
+from steerflow.spec import Normaliser, Spec
+
+SPEC = Spec(3, 2, 2, (-1.0, -1.0), (1.0, 1.0))
+SMALL = (16, 16)
+
+
+def random_chunks(batch=8, seed=0, tasks=()):
+    rng = np.random.default_rng(seed)
+    f = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+    mask = jnp.asarray(np.arange(2)[None] < rng.integers(1, 3, (batch, 1)), jnp.float32)
+    returns, bootstrap = f(*tasks, batch), jnp.asarray(rng.uniform(0, 1, (*tasks, batch)), jnp.float32)
+    return Chunks(f(batch, 3), f(batch, 3), f(batch, 2, 2), mask, mask[:, -1], returns, bootstrap)
+
+
+def numpy_mlp(mlp, x, norm_first=True):
+    """The network in float64 numpy."""
+    gelu = lambda y: 0.5 * y * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)))  # noqa: E731
+    x = np.asarray(x, np.float64)
+    for layer, norm in zip(mlp.layers, mlp.norms, strict=True):
+        x = x @ np.asarray(layer.weight, np.float64) + np.asarray(layer.bias, np.float64)
+        if norm is None:
+            x = gelu(x)
+            continue
+        y = x if norm_first else gelu(x)
+        y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-6)
+        y = y * np.asarray(norm.scale, np.float64) + np.asarray(norm.shift, np.float64)
+        x = gelu(y) if norm_first else y
+    return x @ np.asarray(mlp.output.weight, np.float64) + np.asarray(mlp.output.bias, np.float64)
+
+
+@pytest.mark.parametrize("order", ["norm_first", "norm_last"])
+@pytest.mark.parametrize("plain_last", [False, True])
+def test_mlp_against_numpy(order, plain_last):
+    mlp = MLP(jax.random.key(0), 5, (8, 8), 3, order=order, plain_last=plain_last)
+    x = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
+    np.testing.assert_allclose(mlp(jnp.asarray(x)), numpy_mlp(mlp, x, order == "norm_first"), atol=1e-5)
+    assert (mlp.norms[-1] is None) == plain_last
+
+
+def test_time_features_against_numpy():
+    t = np.linspace(0, 1, 7)
+    w = 10_000.0 ** (1 - np.arange(8) / 8)
+    expected = np.concatenate([np.cos(t[:, None] * w), np.sin(t[:, None] * w)], axis=1)
+    np.testing.assert_allclose(time_features(jnp.asarray(t, jnp.float32), 10_000.0), expected, atol=2e-3)
+
+
+def test_flow_times_cover_the_interval_or_the_grid():
+    uniform = np.asarray(flow_times(jax.random.key(0), 4000, FlowMatchingConfig()))
+    assert uniform.min() >= 0
+    assert uniform.max() < 1
+    assert abs(uniform.mean() - 0.5) < 0.02
+    grid = np.asarray(flow_times(jax.random.key(0), 4000, FlowMatchingConfig(flow_time="grid")))
+    np.testing.assert_allclose(np.unique(grid), np.arange(11) / 10, atol=1e-6)
+
+
+def test_flow_matching_loss_against_numpy():
+    config = FlowMatchingConfig(hidden=SMALL)
+    state = flow_matching.init(jax.random.key(0), SPEC, config)
+    chunks, key = random_chunks(), jax.random.key(5)
+    noise_key, time_key = jax.random.split(key)
+    noise = np.asarray(jax.random.normal(noise_key, (8, 4)), np.float64)
+    t = np.asarray(jax.random.uniform(time_key, (8,)), np.float64)
+    action = np.asarray(chunks.actions, np.float64).reshape(8, 4)
+    between = (1 - t[:, None]) * noise + t[:, None] * action
+    inputs = np.concatenate(
+        [chunks.observations, between, time_features(jnp.asarray(t), config.time_frequency)], axis=1
+    )
+    error = (numpy_mlp(state.velocity.body, inputs) - (action - noise)).reshape(8, 2, 2) ** 2
+    mask = np.asarray(chunks.step_mask)
+    expected = (error.mean(-1) * mask).sum() / mask.sum()
+    got = flow_matching.flow_matching_loss(state.velocity, chunks, key, config)
+    assert float(got) == pytest.approx(expected, rel=1e-4)
+
+
+def test_iql_losses_against_numpy():
+    config = IQLConfig(hidden=SMALL, expectile=0.8)
+    state = iql.init(jax.random.key(0), SPEC, config)
+    state = dataclasses.replace(state, target=jax.tree.map(lambda x: x * 1.1, state.target))
+    c = random_chunks()
+    actions = c.actions.reshape(8, 4)
+    members = lambda nets: [jax.tree.map(lambda x, n=n: x[n], nets.members) for n in range(2)]  # noqa: E731
+
+    def q_of(nets):
+        return np.stack([numpy_mlp(m, np.concatenate([c.observations, actions], 1))[:, 0] for m in members(nets)])
+
+    whole = np.asarray(c.whole)
+    target = np.asarray(c.returns) + np.asarray(c.bootstrap) * numpy_mlp(state.value.body, c.next_observations)[:, 0]
+    expected_q = (whole * (q_of(state.critics) - target) ** 2).mean()
+    difference = q_of(state.target).min(0) - numpy_mlp(state.value.body, c.observations)[:, 0]
+    expected_v = (whole * np.abs(0.8 - (difference < 0)) * difference**2).mean()
+    info = iql.evaluate(state, c, config)
+    assert float(info["critic_loss"]) == pytest.approx(expected_q, rel=1e-4)
+    assert float(info["value_loss"]) == pytest.approx(expected_v, rel=1e-4)
+
+
+def test_iql_update_moves_the_target_by_its_rate_and_every_part_by_adam():
+    config = IQLConfig(hidden=SMALL, target_rate=0.1)
+    state = iql.init(jax.random.key(0), SPEC, config)
+    state = dataclasses.replace(state, critics=jax.tree.map(lambda x: x + 1, state.critics))
+    after, _ = iql.update(state, random_chunks(), config)
+    weight = lambda nets: np.asarray(nets.members.layers[0].weight)  # noqa: E731
+    expected = 0.1 * weight(state.critics) + 0.9 * weight(state.target)
+    np.testing.assert_allclose(weight(after.target), expected, rtol=1e-6)
+    # Adam's first step is the learning rate times the gradient's sign.
+    step = weight(after.critics) - weight(state.critics)
+    np.testing.assert_allclose(np.abs(step[np.abs(step) > 1e-6]), 3e-4, rtol=0.05)
+
+
+def test_what_lies_beyond_a_recording_never_reaches_a_loss():
+    rng = np.random.default_rng(0)
+    f = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+    steps = jnp.asarray(rng.integers(1, 4, 16), jnp.int32)
+    windows = Windows(f(16, 3), f(16, 3), f(16, 2, 2), f(16, 3), jnp.ones((16, 3)), steps)
+    beyond = np.arange(3)[None] >= np.asarray(steps)[:, None]
+    assert beyond[:, :2].any()
+    garbage = windows._replace(
+        actions=jnp.where(beyond[:, :2, None], jnp.nan, windows.actions),
+        rewards=jnp.where(beyond, 1e9, windows.rewards),
+        masks=jnp.where(beyond, 0.0, windows.masks),
+    )
+    policy_config, critic_config = FlowMatchingConfig(hidden=SMALL), IQLConfig(hidden=SMALL)
+    policy = flow_matching.init(jax.random.key(0), SPEC, policy_config)
+    critic = iql.init(jax.random.key(0), SPEC, critic_config)
+
+    def after(w):
+        chunks = to_chunks(w, 0.9)
+        one = flow_matching.update(policy, chunks, jax.random.key(1), policy_config)
+        return one, iql.update(critic, chunks, critic_config)
+
+    for a, b in zip(jax.tree.leaves(after(windows)), jax.tree.leaves(after(garbage)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_an_incomplete_chunk_is_no_sample_for_the_critic():
+    chunks, config = random_chunks(16), IQLConfig(hidden=SMALL)
+    broken = np.asarray(chunks.whole) == 0
+    assert broken.any()
+    assert not broken.all()
+    changed = chunks._replace(
+        returns=jnp.where(broken, 1e3, chunks.returns), actions=jnp.where(broken[:, None, None], 7.0, chunks.actions)
+    )
+    state = iql.init(jax.random.key(0), SPEC, config)
+    a, b = (iql.update(state, c, config)[0] for c in (chunks, changed))
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def feeds(data, chunk=3, horizon=4, tasks=("reach", "reach-far")):
+    spec = spec_of(data.train, chunk)
+    normaliser = Normaliser.fit(data.train.observations)
+    resident = ResidentFeed.of(data.train, spec, normaliser, tasks, seed=7, batch=5, horizon=horizon)
+    return resident, StreamFeed(data.train, spec, normaliser, tasks, 7, 5, horizon)
+
+
+def test_streamed_and_resident_batches_are_the_same_bytes(small_data):
+    resident, stream = feeds(small_data)
+    for first in (0, 4, 100):
+        streamed = stream.payload(first, 4)
+        for n in range(4):
+            part = jax.tree.map(lambda x, n=n: x[n], streamed)
+            for a, b in zip(resident.windows(resident.data, first + n, None), part, strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+def test_batches_are_uniform_over_all_chunks(small_data):
+    resident, _ = feeds(small_data)
+    draw = jax.jit(jax.vmap(lambda step: resident.windows(resident.data, step, None).observations[:, 0]))
+    drawn = np.asarray(draw(jnp.arange(4000))).ravel()
+    _, counts = np.unique(drawn, return_counts=True)
+    assert len(counts) == small_data.train.transitions
+    expected = len(drawn) / len(counts)
+    chi_square = ((counts - expected) ** 2 / expected).sum()
+    assert chi_square < len(counts) + 5 * np.sqrt(2 * len(counts))
+
+
+def small_config(data, run, **changes):
+    base = TrainConfig(
+        data=str(data.train.path.parent), run=Path(run), tasks=("reach",), chunk=2, updates=40, batch=8,
+        policy=FlowMatchingConfig(hidden=SMALL), critic=IQLConfig(hidden=SMALL), log_every=10, call_updates=5,
+    )  # fmt: skip
+    return dataclasses.replace(base, **changes)
+
+
+def digest(run):
+    return {
+        str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(Path(run).rglob("*"))
+        if path.name in ("tensors.safetensors", "meta.json", "metrics.jsonl") and "checkpoints" not in path.parts
+    }
+
+
+def test_a_run_writes_artefacts_that_can_be_loaded_and_metrics(small_data, tmp_path):
+    run = train(small_config(small_data, tmp_path / "run"))
+    policy, critic = Policy.load(run / "policy"), Critic.load(run / "critic" / "reach")
+    assert policy.spec == critic.spec
+    assert critic.task == "reach"
+    observations = jnp.asarray(small_data.train.observations[:4])
+    assert np.isfinite(policy.velocity(observations, jnp.zeros((4, 4)), 0.5)).all()
+    assert critic.q(observations, jnp.zeros((4, 4))).shape == (2, 4)
+    rows = read_lines(run / "metrics.jsonl")
+    names = {(row["learner"], row["split"]) for row in rows}
+    assert names == {(n, s) for n in ("policy", "critic/reach") for s in ("train", "val")}
+    assert [r["step"] for r in rows if r["learner"] == "policy" and r["split"] == "train"] == [10, 20, 30, 40]
+
+
+def test_training_together_or_apart_and_streamed_or_resident_gives_the_same(small_data, tmp_path):
+    both = train(small_config(small_data, tmp_path / "both", tasks=("reach", "reach-far")))
+    train(small_config(small_data, tmp_path / "apart", learn="policy"))
+    train(small_config(small_data, tmp_path / "apart", learn="critic", feed="stream"))
+    for a, b in (
+        (Policy.load(both / "policy"), Policy.load(tmp_path / "apart" / "policy")),
+        (Critic.load(both / "critic/reach"), Critic.load(tmp_path / "apart" / "critic/reach")),
+    ):
+        for x, y in zip(jax.tree.leaves(a.network), jax.tree.leaves(b.network), strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+
+
+def test_running_again_reuses_and_more_updates_continue(small_data, tmp_path):
+    config = small_config(small_data, tmp_path / "run")
+    first = digest(train(config))
+    before = (tmp_path / "run/policy/meta.json").stat().st_mtime_ns
+    assert digest(train(config)) == first
+    assert (tmp_path / "run/policy/meta.json").stat().st_mtime_ns == before
+    longer = digest(train(dataclasses.replace(config, updates=80)))
+    assert longer == digest(train(dataclasses.replace(config, updates=80, run=tmp_path / "other")))
+    with pytest.raises(SteerflowError, match="batch: 8 there, 9 now"):
+        train(dataclasses.replace(config, batch=9))
+
+
+KILLED = textwrap.dedent("""
+    import sys
+    from pathlib import Path
+    from steerflow.learn.config import *
+    from steerflow.learn.train import train
+    train(TrainConfig(data=sys.argv[1], run=Path(sys.argv[2]), tasks=("reach",), chunk=2, updates=int(sys.argv[3]),
+        batch=8, policy=FlowMatchingConfig(hidden=(16, 16)), critic=IQLConfig(hidden=(16, 16)), log_every=100,
+        call_updates=50, save_seconds=0))
+""")
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_killed_at_random_points_it_ends_with_the_same_bytes(small_data, tmp_path, sign):
+    updates = 3000
+    command = [sys.executable, "-c", KILLED, str(small_data.train.path.parent)]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    reference = tmp_path / "reference"
+    subprocess.run([*command, str(reference), str(updates)], check=True, env=environment)
+    rng, kills = np.random.default_rng(int(sign)), 0
+    for _ in range(3):
+        process = subprocess.Popen(
+            [*command, str(tmp_path / "killed"), str(updates)], env=environment, stderr=subprocess.DEVNULL
+        )
+        # Let it get to its first checkpoint, then stop it anywhere.
+        known = set((tmp_path / "killed/checkpoints/both").glob("[0-9]*"))
+        while process.poll() is None and set((tmp_path / "killed/checkpoints/both").glob("[0-9]*")) <= known:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.3))
+        if process.poll() is None:
+            process.send_signal(sign)
+            kills += 1
+        process.wait()
+    assert kills > 0
+    subprocess.run([*command, str(tmp_path / "killed"), str(updates)], check=True, env=environment)
+    assert digest(tmp_path / "killed") == digest(reference)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_update(small_data, tmp_path):
+    bad = small_config(small_data, tmp_path / "run", critic=IQLConfig(hidden=SMALL, learning_rate=1e30))
+    with pytest.raises(TrainingError, match="critic/reach is no longer finite at update"):
+        train(bad)
+
+
+def test_a_damaged_checkpoint_is_passed_over(small_data, tmp_path):
+    config = small_config(small_data, tmp_path / "run", save_seconds=0.0)
+    reference = digest(train(dataclasses.replace(config, run=tmp_path / "reference", updates=80)))
+    train(config)
+    newest = sorted((tmp_path / "run/checkpoints/both").glob("[0-9]*"))[-1]
+    tensors = newest / "tensors.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-7])
+    assert digest(train(dataclasses.replace(config, updates=80))) == reference
+
+
+def test_damaged_and_foreign_artefacts_are_named(small_data, tmp_path):
+    run = train(small_config(small_data, tmp_path / "run"))
+    with pytest.raises(ArtefactError, match="holds a policy, but a critic"):
+        Critic.load(run / "policy")
+    with pytest.raises(ArtefactError, match="Train one first"):
+        Policy.load(tmp_path / "nothing")
+    path = run / "policy/tensors.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(ArtefactError, match="checksum"):
+        Policy.load(run / "policy")
+    (run / "policy/meta.json").write_text('{"format": 1')
+    with pytest.raises(ArtefactError, match="not valid JSON"):
+        Policy.load(run / "policy")
+
+
+def test_two_processes_may_not_write_one_run_folder(small_data, tmp_path):
+    from steerflow.run import locked
+
+    with locked(tmp_path / "run"), pytest.raises(SteerflowError, match="Another process"):
+        train(small_config(small_data, tmp_path / "run"))
+
+
+def test_a_critic_without_a_task_or_with_an_unknown_one_is_refused(small_data, tmp_path):
+    with pytest.raises(SteerflowError, match="needs a task"):
+        train(small_config(small_data, tmp_path / "run", tasks=()))
+    with pytest.raises(SteerflowError, match="reach"):
+        train(small_config(small_data, tmp_path / "run", tasks=("raech",)))
