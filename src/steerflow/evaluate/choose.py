@@ -1,0 +1,145 @@
+"""Choosing a weight on tuning episodes: where to look first, where to look next, and which one to take. Pure functions."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from steerflow.evaluate.rows import EpisodeRow
+
+# Multiples of the natural scale |velocity| / |gradient|. In our measurements the best weights lay at .12 to .23 of it
+# (cube-single, chunk 5 and single actions); three neighbours on a factor of about 3 frame them.
+GRID = (0.02, 0.06, 0.2, 0.6)
+# Weights closer than this cannot be told apart with any sensible number of episodes.
+_FINEST_RATIO = 1.2
+_STEP = 3.0
+
+
+@dataclass(frozen=True)
+class Point:
+    """Results of one strength (a weight, or a number of candidates) on tuning episodes."""
+
+    strength: float
+    episodes: int
+    # None where the environment does not tell success; the mean return decides then.
+    successes: int | None
+    mean_return: float
+    arm: str
+
+    @property
+    def score(self) -> float:
+        return self.mean_return if self.successes is None else self.successes / self.episodes
+
+
+@dataclass(frozen=True)
+class Curve:
+    """All strengths of one method that were tried on the same number of tuning episodes, in rising order."""
+
+    method: str
+    # "weight" or "candidates".
+    tuned: str
+    # The recipe, as JSON, with 0 in place of what is tuned.
+    recipe: dict[str, Any]
+    points: tuple[Point, ...]
+
+
+def best(points: Sequence[Point]) -> Point:
+    """The point with the best score; among equals the one whose neighbours do best, then the smallest strength.
+
+    Few episodes give many ties at the top; a point in the middle of a plateau is safer than one at its edge.
+    """
+    ordered = sorted(points, key=lambda point: point.strength)
+
+    def pooled(i: int) -> float:
+        near = ordered[max(0, i - 1) : i + 2]
+        return sum(p.score * p.episodes for p in near) / sum(p.episodes for p in near)
+
+    top = max(point.score for point in ordered)
+    equal = [i for i, point in enumerate(ordered) if math.isclose(point.score, top, rel_tol=1e-9, abs_tol=1e-12)]
+    return ordered[max(equal, key=lambda i: (round(pooled(i), 9), -i))]
+
+
+def coarse_grid(scale: float, grid: Iterable[float] | None = None) -> list[float]:
+    """First weights to try: ``GRID`` in units of the natural scale, or the given ones as they are."""
+    return sorted({rounded(w) for w in (grid if grid is not None else (m * scale for m in GRID))} - {0.0})
+
+
+def refined(points: Sequence[Point]) -> list[float]:
+    """Weights to try next: the geometric midpoints between the best and its neighbours, or beyond the end of the range.
+
+    An empty list where the neighbours are already close. Where a side has no positive neighbour the range is extended
+    by a factor of 3.
+    """
+    weights = sorted(p.strength for p in points if p.strength > 0)
+    if not weights:
+        return []
+    centre = best(points).strength
+    if centre == 0:
+        return [rounded(weights[0] / _STEP)]
+    i = weights.index(centre)
+    left = math.sqrt(weights[i - 1] * centre) if i > 0 else centre / _STEP
+    right = math.sqrt(weights[i + 1] * centre) if i + 1 < len(weights) else centre * _STEP
+    return [rounded(w) for w in (left, right) if max(w, centre) / min(w, centre) > _FINEST_RATIO]
+
+
+def rounded(weight: float) -> float:
+    """Three significant digits: what an arm's name shows is what is run."""
+    return float(f"{weight:.3g}")
+
+
+def curves(rows: Sequence[EpisodeRow]) -> list[Curve]:
+    """The tuning curves in the rows of one task, policy and critic. Methods without a strength have none.
+
+    The plain arm (no guidance) with otherwise the same recipe is weight 0 of a guided method. Arms with fewer episodes
+    than the others of their curve, as a killed sweep leaves them, are left out.
+    """
+    arms: dict[str, list[EpisodeRow]] = {}
+    for row in rows:
+        if row.split == "tune":
+            arms.setdefault(_text(row.recipe) + row.arm, []).append(row)
+    families: dict[tuple[str, str, str], list[Point]] = {}
+    plain: dict[str, Point] = {}
+    for arm in arms.values():
+        first = arm[0]
+        point = _point(arm)
+        if first.recipe["guidance"] != "none":
+            family = _text({**first.recipe, "weight": 0})
+            families.setdefault((first.method, "weight", family), []).append(point)
+            continue
+        plain[_text(first.recipe)] = point
+        if first.candidates > 1:
+            family = _text({**first.recipe, "candidates": 0})
+            families.setdefault((first.method, "candidates", family), []).append(point)
+    found = []
+    for (method, tuned, family), points in families.items():
+        zero = plain.get(_text(unguided(json.loads(family))))
+        if tuned == "weight" and zero is not None and all(p.strength for p in points):
+            points.append(replace(zero, strength=0.0))
+        episodes = max(p.episodes for p in points)
+        full = sorted((p for p in points if p.episodes == episodes), key=lambda p: p.strength)
+        found.append(Curve(method, tuned, json.loads(family), tuple(full)))
+    return sorted(found, key=lambda curve: curve.method)
+
+
+def unguided(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe, as JSON, that a guided one is when its weight is 0."""
+    return {**recipe, "guidance": "none", "schedule": "constant", "weight": 0.0}
+
+
+def _point(rows: Sequence[EpisodeRow]) -> Point:
+    first = rows[0]
+    known = [row.success for row in rows if row.success is not None]
+    return Point(
+        strength=first.weight if first.recipe["guidance"] != "none" else first.candidates,
+        episodes=len(rows),
+        successes=sum(known) if len(known) == len(rows) else None,
+        mean_return=sum(row.return_ for row in rows) / len(rows),
+        arm=first.arm,
+    )
+
+
+def _text(recipe: dict[str, Any]) -> str:
+    return json.dumps(recipe, sort_keys=True)

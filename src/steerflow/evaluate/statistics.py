@@ -1,0 +1,109 @@
+"""Intervals: Wilson for success rates, paired by episode for differences, interquartile mean for aggregates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Interval = tuple[float, float]
+
+
+def wilson(successes: int, episodes: int, level: float = 0.95) -> Interval:
+    """Wilson's score interval of a success rate; (0, 1) without episodes."""
+    if not 0 <= successes <= episodes:
+        raise ValueError(f"{successes} successes of {episodes} episodes.")
+    if episodes == 0:
+        return 0.0, 1.0
+    from scipy.stats import binomtest
+
+    found = binomtest(successes, episodes).proportion_ci(level, method="wilson")
+    # Rounding can leave an end of 1e-17 or 1 - 1e-16 where it is exactly 0 or 1.
+    return max(0.0, float(found.low)) if successes else 0.0, min(
+        1.0, float(found.high)
+    ) if successes < episodes else 1.0
+
+
+def mean_interval(values: Sequence[float], level: float = 0.95, resamples: int = 4000, seed: int = 0) -> Interval:
+    """Percentile bootstrap interval of a mean; equal seeds give equal intervals."""
+    data = np.asarray(values, np.float64)
+    return _percentiles(data[_draws(len(data), resamples, seed)].mean(axis=1), level)
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Success (or return) of arm a minus arm b on the episodes that both have run."""
+
+    episodes: int
+    difference: float
+    ci_low: float
+    ci_high: float
+    # Episodes on which a is better, and on which b is.
+    wins: int
+    losses: int
+    # Exact McNemar test of "both are equally often better": the sign test on the episodes in which they differ.
+    p: float
+
+
+def paired_difference(
+    a: Mapping[int, float], b: Mapping[int, float], level: float = 0.95, resamples: int = 4000, seed: int = 0
+) -> PairedDifference:
+    """Compare two arms, each given as outcome (1 or 0 for success, or a return) by episode seed.
+
+    The interval is the percentile bootstrap over episodes. It has no width where the arms never differ; p is then 1.
+    Raises ValueError when they share no episode.
+    """
+    from scipy.stats import binomtest
+
+    shared = sorted(a.keys() & b.keys())
+    if not shared:
+        raise ValueError("The two arms share no episode.")
+    differences = np.array([float(a[k]) - float(b[k]) for k in shared])
+    low, high = mean_interval(differences.tolist(), level, resamples, seed)
+    wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
+    p = float(binomtest(wins, wins + losses, 0.5).pvalue) if wins + losses else 1.0
+    return PairedDifference(len(shared), float(differences.mean()), low, high, wins, losses, p)
+
+
+def interquartile_mean(scores: np.ndarray) -> float:
+    """Mean of the middle half of all scores: less noisy than the median, less swayed by outliers than the mean.
+
+    Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice", arXiv 2108.13264.
+    """
+    from scipy.stats import trim_mean
+
+    return float(trim_mean(np.asarray(scores, np.float64).ravel(), 0.25))
+
+
+def stratified_interval(
+    scores: Mapping[str, Sequence[float]],
+    statistic: Callable[[np.ndarray], float] = interquartile_mean,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, Interval]:
+    """(statistic, interval) over tasks, each with the scores of its seeds.
+
+    Stratified bootstrap: within every task its seeds are drawn anew, so that each resample has the same tasks.
+    """
+    columns = [np.asarray(values, np.float64) for values in scores.values()]
+    if not columns or any(len(column) == 0 for column in columns):
+        raise ValueError("Every task needs at least one score.")
+    rng = np.random.default_rng(seed)
+    estimates = np.empty(resamples)
+    for i in range(resamples):
+        drawn = [column[rng.integers(0, len(column), len(column))] for column in columns]
+        estimates[i] = statistic(np.concatenate(drawn))
+    return statistic(np.concatenate(columns)), _percentiles(estimates, level)
+
+
+def _draws(count: int, resamples: int, seed: int) -> np.ndarray:
+    if count == 0:
+        raise ValueError("An interval needs at least one value.")
+    return np.random.default_rng(seed).integers(0, count, (resamples, count))
+
+
+def _percentiles(estimates: np.ndarray, level: float) -> Interval:
+    low, high = np.quantile(estimates, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

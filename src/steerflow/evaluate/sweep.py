@@ -1,0 +1,255 @@
+"""The honest comparison: strengths are chosen on tuning episodes and reported on others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steerflow.envs.pool import Pool
+from steerflow.envs.tasks import canonical_task
+from steerflow.errors import SteerflowError
+from steerflow.evaluate.choose import Point, best, coarse_grid, curves, refined, unguided
+from steerflow.evaluate.rollout import Arm, Timing, evaluate
+from steerflow.evaluate.rows import EpisodeRow, read_rows, rows_path
+from steerflow.evaluate.summary import SCALE, add_timing, arm_line, arm_summary, natural_scale, summarise
+from steerflow.progress import Bar, bar, console
+
+if TYPE_CHECKING:
+    from steerflow.critic import Critic
+    from steerflow.policy import Policy
+    from steerflow.steer.recipe import Recipe
+
+_SCALE_EPISODES = 4
+
+
+@dataclass
+class _Method:
+    """A method while its strength is being tuned."""
+
+    name: str
+    recipe: Recipe
+    tried: list[float] = field(default_factory=list)
+    pending: list[float] = field(default_factory=list)
+
+    @property
+    def tuned(self) -> str | None:
+        """What is tuned: the weight of a guided method, else the number of candidates, else nothing."""
+        return "weight" if self.recipe.guided else "candidates" if self.recipe.candidates > 1 else None
+
+    @property
+    def scale_free(self) -> bool:
+        return self.recipe.to_json()["schedule"].startswith("normalised")
+
+    def at(self, strength: float) -> Recipe:
+        """The recipe at a weight or number of candidates."""
+        if self.tuned == "weight":
+            return self.recipe.replace(weight=float(strength))
+        return self.recipe.replace(candidates=int(strength))
+
+    def points(self, rows: Sequence[EpisodeRow]) -> Sequence[Point]:
+        """This method's tuning curve in rows of one task, policy and critic."""
+        recipe = {**self.recipe.to_json(), self.tuned: 0}
+        return next(c.points for c in curves(rows) if (c.method, c.recipe) == (self.name, recipe))
+
+
+def sweep(
+    run: Path,
+    policy: Policy | None,
+    critic: Critic | None,
+    task: str,
+    methods: Sequence[str] | Mapping[str, Recipe] = ("qgf", "best_of_n"),
+    *,
+    tune_episodes: int = 20,
+    test_episodes: int = 100,
+    budget: int = 8,
+    grid: Sequence[float] | None = None,
+    candidates: Sequence[int] = (4, 16),
+    curve: bool = False,
+    seed: int = 0,
+    workers: int | None = None,
+    lanes: int = 8,
+    pool: Pool | None = None,
+    make_actor=None,
+) -> dict[str, Any]:
+    """Tune every method on the same tuning episodes, report it on the same test episodes; returns ``RUN/summary.json``.
+
+    Guided methods get ``budget`` weights: first ``grid``, by default fixed multiples of the natural scale (the ratio of
+    velocity and gradient norms, measured on a few tuning episodes; 1 for normalised schedules), then weights around the
+    best so far. Methods without guidance but with candidates get each of ``candidates`` and the preset's own number, on
+    the same episodes. Weight 0, plain behaviour cloning, is always an arm. Reported are behaviour cloning and each
+    method's chosen arm; with ``curve`` the other tuned strengths too, which shows the whole curve and how optimistic a
+    maximum over it is.
+
+    Killed and run again it continues, and ends with the same rows. ``methods``: presets, or recipes by name. ``policy``
+    and ``critic``: artefacts, or None for the run's own.
+    """
+    run, task = Path(run), canonical_task(task)
+    if tune_episodes < 1 or test_episodes < 1 or budget < 1:
+        raise SteerflowError("A sweep needs at least one tuning episode, one test episode and a budget of one arm.")
+    with ExitStack() as stack:
+        # First the pool: its workers start while jax does.
+        pool = pool or stack.enter_context(Pool(task, workers, lanes))
+        from steerflow.critic import Critic
+        from steerflow.policy import Policy
+        from steerflow.steer.presets import recipe
+
+        policy = policy or Policy.load(run / "policy")
+        critic = critic or Critic.load(run / "critic" / task)
+        recipes = dict(methods) if isinstance(methods, Mapping) else {name: recipe(name) for name in methods}
+        all_methods = [_Method(name, r) for name, r in ({"bc": recipe("bc")} | recipes).items()]
+        tuned = [m for m in all_methods if m.tuned]
+
+        def arm(name: str, recipe: Recipe) -> Arm:
+            return Arm(arm_name(name, recipe), name, policy, critic, recipe)
+
+        for method in tuned:
+            if method.tuned == "candidates":
+                method.pending = sorted({float(n) for n in (*candidates, method.recipe.candidates)})
+        fixed = [arm(m.name, m.recipe) for m in all_methods if not m.tuned]
+        planned = [arm(m.name, m.at(n)) for m in tuned for n in m.pending]
+        fixed += [arm(*zero) for zero in _plain(tuned, [a.recipe for a in fixed + planned])]
+        guided = [m for m in tuned if m.tuned == "weight"]
+        most = len(fixed) + len(planned) + budget * len(guided)
+        tests = most if curve else len(fixed) + len(tuned)
+        probed = 0 if grid is not None else _SCALE_EPISODES * sum(not m.scale_free for m in guided)
+        total = probed + most * tune_episodes + tests * test_episodes
+        progress = stack.enter_context(episode_bar(f"Evaluating {task}", total))
+        path = rows_path(run, task)
+
+        def rows_of(arms: Sequence[Arm], split: str, episodes: int, file: Path = path) -> list[EpisodeRow]:
+            spent = Timing()
+            try:
+                return evaluate(
+                    arms, range(episodes), split, pool, file,
+                    seed=seed, on_row=progress.row, timing=spent, make_actor=make_actor,
+                )  # fmt: skip
+            finally:
+                add_timing(run, spent)
+
+        for method in guided:
+            scale = 1.0
+            if grid is None and not method.scale_free:
+                probe, episodes = [arm(method.name, method.at(0.0))], min(_SCALE_EPISODES, tune_episodes)
+                scale = natural_scale(rows_of(probe, "tune", episodes, rows_path(run, task, SCALE))) or 1.0
+            method.pending = coarse_grid(scale, grid)[:budget]
+
+        rows = rows_of(fixed, "tune", tune_episodes)
+        while any(method.pending for method in tuned):
+            rows += rows_of([arm(m.name, m.at(s)) for m in tuned for s in m.pending], "tune", tune_episodes)
+            for method in tuned:
+                method.tried += method.pending
+                left = budget - len(method.tried) if method in guided else 0
+                proposed = refined(method.points(rows)) if left > 0 else []
+                method.pending = [w for w in proposed if w not in method.tried][:left]
+
+        # The file may hold strengths of earlier sweeps too; all that were tuned count, as they do in the summary.
+        known = [r for r in read_rows(path) if (r.task, r.policy, r.critic) == (task, *fixed[0].fingerprints)]
+        results = {a.name: a for a in fixed}
+        for method in tuned:
+            points = method.points(known)
+            for point in points if curve else [best(points)]:
+                # Strength 0 is one of the fixed arms.
+                if point.strength > 0:
+                    results.setdefault(point.arm, arm(method.name, method.at(point.strength)))
+        rows_of(list(results.values()), "test", test_episodes)
+        progress.finish()
+    return summarise(run)
+
+
+def evaluate_run(
+    run: Path,
+    task: str,
+    method: str,
+    *,
+    episodes: int = 100,
+    split: str = "test",
+    seed: int = 0,
+    workers: int | None = None,
+    lanes: int = 8,
+    **changes: Any,
+) -> list[dict[str, Any]]:
+    """Evaluate one method of a run at a fixed strength beside behaviour cloning; returns their entries of the summary.
+
+    ``changes`` are fields of the recipe: ``weight=0.1``, ``solver="heun"``. Rows that are there are reused. Choosing a
+    weight by looking at several results on the test split is optimistic: use ``sweep``, or ``split="tune"``.
+    """
+    run, task = Path(run), canonical_task(task)
+    with Pool(task, workers, lanes) as pool:
+        # After the pool: its workers start while jax does.
+        from steerflow.critic import Critic
+        from steerflow.policy import Policy
+        from steerflow.steer.presets import recipe
+
+        folder = run / "critic" / task
+        chosen = recipe(method, **changes)
+        policy = Policy.load(run / "policy")
+        critic = Critic.load(folder) if chosen.asks_critic or folder.exists() else None
+        plain = recipe("bc", **{k: v for k, v in changes.items() if k in ("solver", "steps", "times", "noise")})
+        arms = [Arm(arm_name(n, r), n, policy, critic, r) for n, r in {"bc": plain, method: chosen}.items()]
+        spent = Timing()
+        with episode_bar(f"Evaluating {task}", len(arms) * episodes) as progress:
+            rows = evaluate(
+                arms, range(episodes), split, pool, rows_path(run, task),
+                seed=seed, on_row=progress.row, timing=spent,
+            )  # fmt: skip
+        add_timing(run, spent)
+    summarise(run)
+    found = [arm_summary([row for row in rows if row.arm == arm.name]) for arm in arms]
+    for result in found:
+        console().print(arm_line(result), highlight=False, markup=False)
+    return found
+
+
+def arm_name(method: str, recipe: Recipe) -> str:
+    """What an arm is called: the method, its strength and what differs from its preset, ``qgf w=0.1 steps=20``."""
+    from steerflow.steer.presets import PRESETS
+
+    facts = recipe.to_json()
+    parts = [method]
+    if recipe.guided:
+        parts.append(f"w={facts['weight']:g}")
+    if recipe.candidates > 1:
+        parts.append(f"n={recipe.candidates}")
+    if method in PRESETS:
+        usual = PRESETS[method].to_json()
+        parts += [f"{k}={v}" for k, v in facts.items() if k not in ("weight", "candidates") and v != usual[k]]
+    return " ".join(parts)
+
+
+def _plain(tuned: Sequence[_Method], planned: Sequence[Recipe]) -> list[tuple[str, Recipe]]:
+    """(method, recipe) of every guided method at weight 0, where it is not among the planned recipes."""
+    from steerflow.steer.presets import PRESETS
+    from steerflow.steer.recipe import Recipe
+
+    found: list[tuple[str, Recipe]] = []
+    for method in tuned:
+        zero = Recipe.from_json(unguided(method.recipe.to_json()))
+        if method.tuned == "weight" and zero not in [*planned, *(recipe for _, recipe in found)]:
+            usual = [n for n, r in PRESETS.items() if not r.guided and r.replace(candidates=zero.candidates) == zero]
+            found.append((usual[0] if usual else method.name, zero))
+    return found
+
+
+class _EpisodeBar:
+    """Counts episodes and names the arm of the latest."""
+
+    def __init__(self, shown: Bar, total: int) -> None:
+        self._shown, self._total, self._done = shown, total, 0
+
+    def row(self, row: EpisodeRow) -> None:
+        self._done += 1
+        self._shown.update(self._done, f"{row.split} {row.arm}")
+
+    def finish(self) -> None:
+        """Refining can stop before its budget is spent."""
+        self._shown.update(self._total)
+
+
+@contextmanager
+def episode_bar(description: str, total: int) -> Iterator[_EpisodeBar]:
+    """A progress bar over episodes; its ``row`` is an ``on_row`` of ``evaluate``."""
+    with bar(description, total) as shown:
+        yield _EpisodeBar(shown, total)

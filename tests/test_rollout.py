@@ -1,0 +1,233 @@
+"""Rows depend on (arm, task, episode) only: not on workers, lanes, company, interruptions."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from actors_for_tests import CRITIC, POLICY, DriftActor, arm
+
+from steerflow.envs.pool import Pool
+from steerflow.envs.tasks import TaskError
+from steerflow.errors import ArtefactError, MismatchError, SteerflowError, UnknownNameError
+from steerflow.evaluate.rollout import Arm, Timing, evaluate
+from steerflow.evaluate.rows import EpisodeRow, RowFile, episode_seed, read_rows
+from steerflow.spec import Spec
+
+TASK = "envs_for_tests:steerflow-test/Drift-v0"
+ARMS = [arm("bc"), arm("qgf", weight=0.05), arm("qgf", weight=0.4), arm("best_of_n", candidates=4)]
+
+
+def run(path: Path, arms=ARMS, workers=2, lanes=2, episodes=6, task=TASK, split="tune", **options) -> list[EpisodeRow]:
+    with Pool(task, workers, lanes) as pool:
+        return evaluate(arms, range(episodes), split, pool, path, make_actor=DriftActor, **options)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory) -> tuple[list[EpisodeRow], bytes]:
+    path = tmp_path_factory.mktemp("reference") / "rows.jsonl"
+    return run(path), path.read_bytes()
+
+
+@pytest.mark.parametrize(("workers", "lanes"), [(1, 1), (1, 4), (2, 1), (2, 4)])
+def test_rows_do_not_depend_on_workers_or_lanes(reference, tmp_path, workers, lanes):
+    path = tmp_path / "rows.jsonl"
+    assert run(path, workers=workers, lanes=lanes) == reference[0]
+    assert path.read_bytes() == reference[1]
+
+
+def test_rows_do_not_depend_on_other_arms(reference, tmp_path):
+    alone = [row for i, one in enumerate(ARMS) for row in run(tmp_path / f"{i}.jsonl", arms=[one])]
+    assert alone == reference[0]
+
+
+def test_rows_hold_what_happened(reference):
+    rows, _ = reference
+    assert [(row.arm, row.episode) for row in rows] == [(one.name, i) for one in ARMS for i in range(6)]
+    assert len({row.return_ for row in rows}) > 5
+    assert {row.success for row in rows} == {True, False}
+    for row in rows:
+        assert row.seed == episode_seed(0, "tune", row.episode)
+        assert 1 <= row.length <= 12
+        assert row.return_ == (1 - row.length if row.success else -row.length)
+        assert row.success or row.length == 12
+        assert (row.policy, row.critic) == ("policy-1", "critic-1")
+        assert row.q is not None
+        assert row.velocity_norm == 2.0
+        assert row.gradient_norm == (4.0 if row.method == "qgf" else 0.0)
+        assert EpisodeRow.from_json(row.to_json()) == row
+        fields = set(json.loads(row.to_json()))
+        assert {"arm", "method", "weight", "candidates", "recipe", "task", "split", "episode", "seed"} < fields
+        assert {"success", "return", "length", "q", "q_first", "policy", "critic"} < fields
+    # The first decision is in the same state for all arms.
+    firsts = {row.episode: row.q_first for row in rows[:6]}
+    assert all(row.q_first == firsts[row.episode] for row in rows)
+
+
+def test_arms_of_equal_structure_share_an_actor_and_everything_that_waits_is_one_call(tmp_path):
+    made: list[DriftActor] = []
+
+    def make(one):
+        made.append(DriftActor(one))
+        return made[-1]
+
+    arms = [arm("qgf", weight=w) for w in (0.05, 0.1, 0.4)] + [arm("bc")]
+    timing = Timing()
+    with Pool(TASK, workers=1, lanes=8) as pool:
+        evaluate(arms, range(8), "tune", pool, tmp_path / "rows.jsonl", make_actor=make, timing=timing)
+        assert pool.builds == 8
+        # Environments are reused by later evaluations.
+        evaluate(arms, range(8, 12), "tune", pool, tmp_path / "rows.jsonl", make_actor=make)
+        assert pool.builds == 8
+    first = made[:2]
+    assert {one.recipe.guided for one in first} == {True, False}
+    assert max(first[0].batches) > 4
+    calls = sum(len(one.batches) for one in first) - 2  # without the one that compiles
+    assert timing.calls == calls
+    assert timing.decisions == sum(sum(one.batches) - 1 for one in first)
+    assert timing.decisions > 3 * calls
+    assert timing.environments_built == 8
+    assert timing.episodes == 32
+    assert 0 < timing.physics < timing.capacity
+    assert 0 < timing.to_json()["physics_share"] < 1
+
+
+def test_splits_and_seeds_are_disjoint(tmp_path):
+    seeds = [episode_seed(base, split, i) for base in (0, 1, 7) for split in ("tune", "test") for i in (0, 1, 999_999)]
+    assert len(set(seeds)) == len(seeds)
+    assert max(seeds) < 2**32
+    tune, test = (run(tmp_path / "rows.jsonl", arms=[ARMS[1]], split=split) for split in ("tune", "test"))
+    assert not {row.seed for row in tune} & {row.seed for row in test}
+    other = run(tmp_path / "rows.jsonl", arms=[ARMS[1]], seed=1)
+    assert [row.return_ for row in other] != [row.return_ for row in tune]
+    assert len(read_rows(tmp_path / "rows.jsonl")) == 18
+    with pytest.raises(SteerflowError, match="below 1,000,000"):
+        episode_seed(0, "tune", 1_000_000)
+    with pytest.raises(UnknownNameError, match="Did you mean 'test'"):
+        episode_seed(0, "tests", 0)
+
+
+def test_finished_episodes_are_not_run_again(reference, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    run(path, arms=ARMS[:2], episodes=4)
+    seen: list[EpisodeRow] = []
+    timing = Timing()
+    rows = run(path, on_row=seen.append, timing=timing)
+    assert timing.episodes == 4 * 6 - 2 * 4
+    assert rows == reference[0]
+    assert sorted(seen, key=lambda r: r.order) == sorted(rows, key=lambda r: r.order)
+    again = Timing()
+    assert run(path, timing=again) == rows
+    assert (again.episodes, again.environments_built) == (0, 0)
+    # Other weights of the networks, other rows.
+    retrained = Arm(ARMS[0].name, "bc", POLICY, type(CRITIC)(spec=POLICY.spec, fingerprint="critic-2"), ARMS[0].recipe)
+    timing = Timing()
+    run(path, arms=[retrained], timing=timing)
+    assert timing.episodes == 6
+
+
+KILLED = """
+import sys
+from pathlib import Path
+import test_rollout
+task = "envs_for_tests:steerflow-test/Slow-v0"
+test_rollout.run(Path(sys.argv[1]), episodes=8, task=task)
+"""
+
+
+def test_killed_and_resumed_gives_the_same_file(tmp_path):
+    task = "envs_for_tests:steerflow-test/Slow-v0"
+    whole = run(tmp_path / "whole.jsonl", episodes=8, task=task)
+    path = tmp_path / "killed.jsonl"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "JAX_PLATFORMS": "cpu"}
+    for rows_before_kill in (3, 9):
+        process = subprocess.Popen([sys.executable, "-c", KILLED, str(path)], env=environment)
+        deadline = time.monotonic() + 60
+        while len(read_rows(path)) < rows_before_kill and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert rows_before_kill <= len(read_rows(path)) < len(whole)
+    # What a writer leaves that was killed within its last line.
+    with path.open("ab") as file:
+        file.write(whole[-1].to_json().encode()[:70])
+    assert run(path, episodes=8, task=task) == whole
+    assert path.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_a_cut_last_line_is_dropped_and_a_damaged_line_is_named(reference, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    lines = reference[1].splitlines(keepends=True)
+    for cut in (1, 50, len(lines[2]) - 1):
+        path.write_bytes(lines[0] + lines[1] + lines[2][:cut])
+        assert len(read_rows(path)) == 2
+        with RowFile(path) as file:
+            file.append(EpisodeRow.from_json(lines[3]))
+        assert path.read_bytes() == lines[0] + lines[1] + lines[3]
+    path.write_bytes(lines[0] + lines[1][:40] + b"\n" + lines[2])
+    with pytest.raises(ArtefactError, match="Line 2 of"):
+        read_rows(path)
+    assert read_rows(tmp_path / "none.jsonl") == []
+
+
+def test_two_processes_cannot_write_one_file(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    with RowFile(path), pytest.raises(ArtefactError, match="Another process"), RowFile(path):
+        pass
+    with RowFile(path):
+        pass
+
+
+def test_a_full_disk_is_told_and_keeps_the_rows(tmp_path, reference, monkeypatch):
+    path = tmp_path / "rows.jsonl"
+    written = os.write
+
+    def full(descriptor, data):
+        if len(read_rows(path)) == 2:
+            written(descriptor, data[:20])
+            raise OSError(28, "No space left on device")
+        return written(descriptor, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.write", full)
+        with pytest.raises(ArtefactError, match="No space left on device. Free some space"):
+            run(path)
+    assert len(read_rows(path)) == 2
+    assert run(path) == reference[0]
+
+
+def test_success_and_critic_can_be_unknown(tmp_path):
+    rows = run(
+        tmp_path / "rows.jsonl",
+        arms=[Arm("bc", "bc", POLICY, None, ARMS[0].recipe)],
+        task=TASK.replace("Drift", "Silent"),
+    )
+    assert {row.success for row in rows} == {None}
+    assert {row.critic for row in rows} == {""}
+
+    class Blind(DriftActor):
+        def rows(self, *arguments):
+            actions, info = super().rows(*arguments)
+            return actions, {**info, "q": np.full(len(actions), np.nan)}
+
+    with Pool(TASK, 1, 1) as pool:
+        (row,) = evaluate([ARMS[0]], [0], "tune", pool, tmp_path / "blind.jsonl", make_actor=Blind)
+    assert row.q is None
+    assert row.q_first is None
+
+
+def test_misfits_get_an_instruction(tmp_path):
+    spec = Spec(5, 2, 3, (-1.0, -1.0), (1.0, 1.0))
+    stranger = Arm("bc", "bc", type(POLICY)(spec=spec, fingerprint="x"), None, ARMS[0].recipe)
+    with pytest.raises(MismatchError, match="needs observations of 5 dimensions, .* gives 2"):
+        run(tmp_path / "rows.jsonl", arms=[stranger])
+    with pytest.raises(SteerflowError, match="Two arms are the same"):
+        run(tmp_path / "rows.jsonl", arms=[ARMS[0], ARMS[0]])
+    with pytest.raises(TaskError, match="gripper fell off"):
+        run(tmp_path / "rows.jsonl", task=TASK.replace("Drift", "Raises"))
+    assert read_rows(tmp_path / "rows.jsonl") == []
