@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import gymnasium
 
 _DATA = re.compile(
-    r"(?P<family>.+)-(?P<kind>play|noisy|navigate|stitch|explore)(?P<size>-\d+[mb])?"
+    r"(?P<family>.+)-(?P<kind>play|noisy|navigate|stitch|explore)(?P<size>-\d+[kmb])?"
     r"(?P<single>-singletask(-task(?P<number>\d))?)?(-v0)?"
 )
 _TASK = re.compile(r"(?P<family>.+)-singletask(-task(?P<number>\d))?(-v0)?")

@@ -1,0 +1,64 @@
+"""What commands on a run share: its tasks, and the methods and changes asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from steerflow.errors import SteerflowError, unknown
+
+RunName = Annotated[Positional[str], arg(metavar="RUN")]
+
+# The settings that plain behaviour cloning has too.
+_PLAIN = ("noise", "solver", "steps")
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Settings of a recipe other than the method's own, such as ``--solver heun --steps 5``; wrong names list the known ones."""
+
+    # How the flow is integrated: euler, midpoint, heun or rk4.
+    solver: str | None = None
+    # Equal steps from noise to action.
+    steps: int | None = None
+    # Which vector is added to the velocity: none, one_step, noisy, or a sum.
+    guidance: str | None = None
+    # How the weight varies over flow time: constant, window(start=0.2), ramp, or normalised (a fraction of the velocity).
+    schedule: str | None = None
+    # Which candidate is executed: first, best_of_n or softmax(temperature=1.0).
+    select: str | None = None
+    # How the ensemble of critics becomes one Q: min, mean or pessimistic.
+    aggregate: str | None = None
+
+    def given(self, plain: bool = False) -> dict[str, Any]:
+        """The fields that were set; with ``plain`` those of them that behaviour cloning has."""
+        return {k: v for k, v in vars(self).items() if v is not None and (not plain or k in _PLAIN)}
+
+
+def split_names(names: Sequence[str]) -> list[str]:
+    """Names separated by commas or blanks, without repetitions."""
+    return list(dict.fromkeys(name.strip() for text in names for name in text.split(",") if name.strip()))
+
+
+def require_tasks(run: Path, names: Sequence[str], critic: Path | None = None) -> list[str]:
+    """Canonical ids of the named tasks, or of all that the run has critics of.
+
+    Raises for tasks without a critic in the run, naming those that have one, unless there is another ``critic``.
+    """
+    from steerflow.envs.tasks import canonical_task
+
+    known = sorted(meta.parent.relative_to(run / "critic").as_posix() for meta in (run / "critic").rglob("meta.json"))
+    known = [task for task in known if not task.startswith(".")]
+    tasks = [canonical_task(name) for name in split_names(names)] or known
+    if not tasks:
+        raise SteerflowError(f"{run} has no critics, so its tasks are not known. Give one: --task NAME")
+    for task in tasks if critic is None else ():
+        if task not in known:
+            raise unknown(
+                "task", task, known, f"Its critic is not in {run}; train it: steerflow train critic --task {task}"
+            )
+    return tasks

@@ -1,0 +1,162 @@
+"""What all commands share: finding a command by name, reading its options, and ending well."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import importlib
+import os
+import select
+import shlex
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
+
+from steerflow.errors import SteerflowError
+
+Config = TypeVar("Config")
+
+# Exit codes, as shells and `make` expect them.
+INPUT, INTERRUPTED, TERMINATED, CLOSED = 2, 128 + signal.SIGINT, 128 + signal.SIGTERM, 141
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command by the place of its function, ``module:function(arguments)``, which is imported when it is called."""
+
+    place: str
+    about: str
+
+    def load(self) -> Callable[[list[str]], None]:
+        module, _, name = self.place.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came; like Ctrl-C, it passes through ``except Exception``."""
+
+
+@dataclass
+class _Kept:
+    """What stays on disk when the command in progress is stopped."""
+
+    message: str = field(default="")
+
+
+_kept = _Kept()
+
+
+def keeping(message: str) -> None:
+    """Say what is kept if the command is stopped from here on; shown with the line on how to continue."""
+    _kept.message = message
+
+
+def dispatch(
+    prog: str, commands: Mapping[str, Command], arguments: list[str], about: str, options: tuple[str, ...] = ()
+) -> None:
+    """Call the command that the first argument names with the others; ``--help`` and no arguments list the commands.
+
+    ``options`` are those that the caller handles itself. Raises SystemExit with code 2 and the nearest names for an
+    unknown command.
+    """
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview(prog, commands, about))
+        return
+    name, rest = arguments[0], arguments[1:]
+    if name not in commands:
+        what, known = ("option", ["--help", *options]) if name.startswith("-") else ("command", [*commands])
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = "Did you mean " + " or ".join(f"`{prog} {n}`" for n in near) if near else "Known: " + ", ".join(known)
+        refuse(f"`{prog}` has no {what} {name!r}. {hint}{'?' if near else '.'}")
+    commands[name].load()(rest)
+
+
+def parse(config: type[Config], arguments: list[str], *, prog: str, default: Config | None = None) -> Config:
+    """The config that the arguments describe; its fields are the options, their comments the help.
+
+    Raises SystemExit: with 0 after ``--help``, with 2 and the nearest options for arguments that do not fit.
+    """
+    import tyro
+
+    given: dict[str, Any] = {} if default is None else {"default": default}
+    return tyro.cli(config, args=arguments, prog=prog, config=(tyro.conf.FlagCreatePairsOff,), **given)
+
+
+def refuse(message: str) -> NoReturn:
+    """End with a message on stderr and the exit code of unusable input."""
+    print(f"steerflow: {message}", file=sys.stderr)
+    raise SystemExit(INPUT)
+
+
+def run(command: Callable[[list[str]], None], arguments: list[str]) -> int:
+    """Call ``command`` and return the exit code; errors that a user can mend become messages.
+
+    0: done; 2: unusable input or machine; 130: Ctrl-C; 143: SIGTERM; 141: nobody reads the output any more. With
+    ``--debug`` among the arguments, or STEERFLOW_DEBUG=1, the traceback is shown as well.
+    """
+    debug = "--debug" in arguments or os.environ.get("STEERFLOW_DEBUG", "0") not in ("", "0")
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    signal.signal(signal.SIGTERM, _terminate)
+    keeping("")
+    try:
+        command(arguments)
+        sys.stdout.flush()
+        return 0
+    except SteerflowError as error:
+        return _failed(str(error), debug)
+    except KeyboardInterrupt as stop:
+        terminated = isinstance(stop, Terminated)
+        if debug:
+            traceback.print_exc()
+        how = "SIGTERM" if terminated else "Ctrl-C"
+        again = shlex.join(["steerflow", *arguments])
+        kept = f" {_kept.message} The same command continues: {again}" if _kept.message else ""
+        print(f"\nsteerflow: stopped by {how}.{kept}", file=sys.stderr)
+        return TERMINATED if terminated else INTERRUPTED
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        # The interpreter flushes stdout once more when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        place = f" while writing {error.filename}" if error.filename else ""
+        kept = f" {_kept.message}" if _kept.message else ""
+        return _failed(f"The disk is full{place}.{kept} Free some space, then run the same command again.", debug)
+
+
+def _failed(message: str, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"steerflow: {message}", file=sys.stderr)
+    return INPUT
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    # Once is a request to end well; a second one ends at once.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise Terminated
+
+
+def _nobody_reads() -> bool:
+    """Whether stdout is a pipe whose reader is gone; a pipe between processes that breaks is another matter."""
+    if not hasattr(select, "poll"):
+        return True
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+def _overview(prog: str, commands: Mapping[str, Command], about: str) -> str:
+    width = max(map(len, commands)) + 2
+    lines = [f"  {name:<{width}}{command.about}" for name, command in commands.items()]
+    return "\n".join(
+        [f"usage: {prog} COMMAND ...", "", about, "", *lines, "", f"Options of one: {prog} COMMAND --help"]
+    )

@@ -1,0 +1,86 @@
+"""``steerflow train {policy,critic,both}``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Suppress, arg
+
+from steerflow.cli.shell import Command, dispatch, keeping, parse
+from steerflow.learn.config import FlowMatchingConfig, IQLConfig, TrainConfig
+
+_PLACE = "steerflow.cli.train"
+COMMANDS = {
+    "policy": Command(f"{_PLACE}:policy", "behaviour cloning of a flow; one policy serves every task of its data"),
+    "critic": Command(f"{_PLACE}:critic", "one critic for each task, all at once; any of them steers the policy"),
+    "both": Command(f"{_PLACE}:both", "policy and critics on the same batches"),
+}
+_ABOUT = "Train from a data set; the results are RUN/policy and RUN/critic/TASK."
+
+# Stands for the data set's name until it is known.
+_RUN = Path("runs/DATA")
+_Run = Annotated[Path, arg(help="Run folder; running the same command again continues it.")]
+_Tasks = Annotated[
+    tuple[str, ...],
+    arg(
+        aliases=("--task",),
+        help="Tasks whose critics are trained; rewards come from the data set, or OGBench's labels.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class _Policy(TrainConfig):
+    """Train a flow policy by behaviour cloning: RUN/policy."""
+
+    learn: Suppress[Literal["policy"]] = "policy"
+    run: _Run = _RUN
+    tasks: Suppress[tuple[str, ...]] = ()
+    critic: Suppress[IQLConfig] = field(default_factory=IQLConfig)
+
+
+@dataclass(frozen=True)
+class _Critic(TrainConfig):
+    """Train a critic for each task, all in one call: RUN/critic/TASK."""
+
+    learn: Suppress[Literal["critic"]] = "critic"
+    run: _Run = _RUN
+    tasks: _Tasks = ()
+    policy: Suppress[FlowMatchingConfig] = field(default_factory=FlowMatchingConfig)
+
+
+@dataclass(frozen=True)
+class _Both(TrainConfig):
+    """Train a flow policy and a critic for each task at once: RUN/policy and RUN/critic/TASK."""
+
+    learn: Suppress[Literal["both"]] = "both"
+    run: _Run = _RUN
+    tasks: _Tasks = ()
+
+
+def train(arguments: list[str]) -> None:
+    dispatch("steerflow train", COMMANDS, arguments, _ABOUT)
+
+
+def policy(arguments: list[str]) -> None:
+    _train(parse(_Policy, arguments, prog="steerflow train policy"))
+
+
+def critic(arguments: list[str]) -> None:
+    _train(parse(_Critic, arguments, prog="steerflow train critic"))
+
+
+def both(arguments: list[str]) -> None:
+    _train(parse(_Both, arguments, prog="steerflow train both"))
+
+
+def _train(options: TrainConfig) -> None:
+    config = TrainConfig(**{f.name: getattr(options, f.name) for f in fields(TrainConfig)})
+    if config.run == _RUN:
+        config = replace(config, run=Path("runs") / Path(config.data).name)
+    keeping(f"The last checkpoint is in {config.run}.")
+    from steerflow.learn.train import train
+
+    print(train(config))

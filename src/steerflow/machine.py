@@ -1,0 +1,60 @@
+"""What this process may use of the machine: cores and memory, with the limits that a container sets."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on: its affinity, and a container's quota rounded up; at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for folder in _cgroups("cpu"):
+        quota, _, period = _read(folder / "cpu.max").partition(" ")
+        if not quota:
+            quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
+        if quota.isdigit() and period.isdigit():
+            cores = min(cores, math.ceil(int(quota) / int(period)))
+    return max(1, cores)
+
+
+def free_memory() -> int | None:
+    """Bytes that this process can still take without swapping, or None where that cannot be told."""
+    available = None
+    for line in _read(Path("/proc/meminfo")).splitlines():
+        if line.startswith("MemAvailable:"):
+            available = int(line.split()[1]) * 1024
+    if available is None:
+        return None
+    for folder in _cgroups("memory"):
+        limit, used = _read(folder / "memory.max"), _read(folder / "memory.current")
+        if not limit:
+            limit, used = _read(folder / "memory.limit_in_bytes"), _read(folder / "memory.usage_in_bytes")
+        if limit.isdigit() and used.isdigit():
+            available = min(available, max(0, int(limit) - int(used)))
+    return available
+
+
+def _cgroups(controller: str) -> list[Path]:
+    """Folders of this process's control group (version 2 or 1) and of those above it."""
+    for line in _read(Path("/proc/self/cgroup")).splitlines():
+        _, names, place = line.split(":", 2)
+        if names == "" and (_CGROUP / "cgroup.controllers").exists():
+            root = _CGROUP
+        elif controller in names.split(","):
+            root = _CGROUP / names
+        else:
+            continue
+        own = root / place.lstrip("/")
+        return [folder for folder in (own, *own.parents) if folder == root or root in folder.parents]
+    return []
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
