@@ -79,6 +79,19 @@ def test_interleaved_episodes_equal_those_alone():
                 assert (a.reward, a.steps, a.done) == (b.reward, b.steps, b.done)
 
 
+def test_answers_of_abandoned_episodes_are_thrown_away():
+    with Pool(f"{HERE}/Slow-v0", workers=2, lanes=2) as pool:
+        for lane in range(4):
+            pool.start(lane, lane)
+        pool.flush()
+        pool.abandon()
+        expected = finish(pool, lane=1, seed=7)
+        pool.start(1, 8)
+        pool.start(1, 7)
+        assert np.array_equal(finish(pool, lane=1, seed=7), expected)
+        assert pool.builds == 4
+
+
 def test_real_environments_are_built_once_and_reset_to_the_same_state():
     with Pool("cube-single-play", workers=1, lanes=2) as pool:
         observations = {}

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from actors_for_tests import CRITIC, POLICY, DriftActor, arm
 
+from actors_for_tests import CRITIC, POLICY, DriftActor, arm
 from steerflow.envs.pool import Pool
 from steerflow.envs.tasks import TaskError
 from steerflow.errors import ArtefactError, MismatchError, SteerflowError, UnknownNameError
-from steerflow.evaluate.rollout import Arm, Timing, evaluate
+from steerflow.evaluate.rollout import Actors, Arm, evaluate
 from steerflow.evaluate.rows import EpisodeRow, RowFile, episode_seed, read_rows
+from steerflow.evaluate.timing import Timing
 from steerflow.spec import Spec
 
 TASK = "envs_for_tests:steerflow-test/Drift-v0"
@@ -25,7 +26,7 @@ ARMS = [arm("bc"), arm("qgf", weight=0.05), arm("qgf", weight=0.4), arm("best_of
 
 def run(path: Path, arms=ARMS, workers=2, lanes=2, episodes=6, task=TASK, split="tune", **options) -> list[EpisodeRow]:
     with Pool(task, workers, lanes) as pool:
-        return evaluate(arms, range(episodes), split, pool, path, make_actor=DriftActor, **options)
+        return evaluate(arms, range(episodes), split, pool, path, actors=Actors(DriftActor), **options)
 
 
 @pytest.fixture(scope="module")
@@ -79,17 +80,17 @@ def test_arms_of_equal_structure_share_an_actor_and_everything_that_waits_is_one
     arms = [arm("qgf", weight=w) for w in (0.05, 0.1, 0.4)] + [arm("bc")]
     timing = Timing()
     with Pool(TASK, workers=1, lanes=8) as pool:
-        evaluate(arms, range(8), "tune", pool, tmp_path / "rows.jsonl", make_actor=make, timing=timing)
+        actors = Actors(make)
+        evaluate(arms[:2], range(8), "tune", pool, tmp_path / "rows.jsonl", actors=actors, timing=timing)
         assert pool.builds == 8
-        # Environments are reused by later evaluations.
-        evaluate(arms, range(8, 12), "tune", pool, tmp_path / "rows.jsonl", make_actor=make)
+        evaluate(arms, range(8), "tune", pool, tmp_path / "rows.jsonl", actors=actors, timing=timing)
+        # Environments and actors are reused.
         assert pool.builds == 8
-    first = made[:2]
-    assert {one.recipe.guided for one in first} == {True, False}
-    assert max(first[0].batches) > 4
-    calls = sum(len(one.batches) for one in first) - 2  # without the one that compiles
+    assert [one.recipe.guided for one in made] == [True, False]
+    assert max(made[0].batches) > 4
+    calls = sum(len(one.batches) for one in made) - 2  # without those that compile
     assert timing.calls == calls
-    assert timing.decisions == sum(sum(one.batches) - 1 for one in first)
+    assert timing.decisions == sum(sum(one.batches) - 1 for one in made)
     assert timing.decisions > 3 * calls
     assert timing.environments_built == 8
     assert timing.episodes == 32
@@ -195,7 +196,7 @@ def test_a_full_disk_is_told_and_keeps_the_rows(tmp_path, reference, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr("os.write", full)
-        with pytest.raises(ArtefactError, match="No space left on device. Free some space"):
+        with pytest.raises(ArtefactError, match=r"No space left on device\. Free some space"):
             run(path)
     assert len(read_rows(path)) == 2
     assert run(path) == reference[0]
@@ -216,7 +217,7 @@ def test_success_and_critic_can_be_unknown(tmp_path):
             return actions, {**info, "q": np.full(len(actions), np.nan)}
 
     with Pool(TASK, 1, 1) as pool:
-        (row,) = evaluate([ARMS[0]], [0], "tune", pool, tmp_path / "blind.jsonl", make_actor=Blind)
+        (row,) = evaluate([ARMS[0]], [0], "tune", pool, tmp_path / "blind.jsonl", actors=Actors(Blind))
     assert row.q is None
     assert row.q_first is None
 
@@ -224,7 +225,7 @@ def test_success_and_critic_can_be_unknown(tmp_path):
 def test_misfits_get_an_instruction(tmp_path):
     spec = Spec(5, 2, 3, (-1.0, -1.0), (1.0, 1.0))
     stranger = Arm("bc", "bc", type(POLICY)(spec=spec, fingerprint="x"), None, ARMS[0].recipe)
-    with pytest.raises(MismatchError, match="needs observations of 5 dimensions, .* gives 2"):
+    with pytest.raises(MismatchError, match=r"needs observations of 5 dimensions, .* gives 2"):
         run(tmp_path / "rows.jsonl", arms=[stranger])
     with pytest.raises(SteerflowError, match="Two arms are the same"):
         run(tmp_path / "rows.jsonl", arms=[ARMS[0], ARMS[0]])

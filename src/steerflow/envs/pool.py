@@ -70,8 +70,9 @@ class Pool:
         self.lanes = self.workers * lanes
         self.builds = 0
         self._outbox: dict[int, list] = {}
-        # How many commands each worker has not answered yet.
+        # How many commands each worker has not answered yet, and the number of each lane's episode.
         self._pending = [0] * self.workers
+        self._episodes: dict[int, int] = {}
         self._workers: list[_Worker] = []
         self._close = weakref.finalize(self, _close, self._workers)
         for _ in range(self.workers):
@@ -94,23 +95,32 @@ class Pool:
 
     def start(self, lane: int, seed: int) -> None:
         """Begin an episode; whatever ran on this lane is abandoned. Sent with the next ``wait``."""
-        self._send(lane, {"lane": lane, "seed": seed}, None)
+        self._episodes[lane] = self._episodes.get(lane, 0) + 1
+        self._send(lane, {"seed": seed}, None)
 
     def execute(self, lane: int, actions: Float[np.ndarray, "chunk action"]) -> None:
         """Run a chunk of actions, open loop, until its end or the episode's. Sent with the next ``wait``."""
-        self._send(lane, {"lane": lane}, np.asarray(actions, np.float32))
+        self._send(lane, {}, np.asarray(actions, np.float32))
+
+    def abandon(self) -> None:
+        """Give up all episodes that run: their answers, which may still be under way, are thrown away."""
+        for lane in self._episodes:
+            self._episodes[lane] += 1
 
     def wait(self) -> list[Reply]:
-        """All answers that are there; waits for one if there is none. Empty if nothing is under way.
+        """All answers that are there; waits for a worker's if there are none. Empty if nothing is under way.
 
         Raises TaskError with the environment's own message if an environment fails or a worker dies.
         """
         self.flush()
-        busy = {self._workers[i].connection: i for i in range(self.workers) if self._pending[i]}
-        replies: list[Reply] = []
-        for connection in wait(list(busy)) if busy else []:
-            replies += self._receive(busy[connection])  # pyright: ignore[reportArgumentType]
-        return replies
+        while busy := {self._workers[i].connection: i for i in range(self.workers) if self._pending[i]}:
+            replies: list[Reply] = []
+            for connection in wait(list(busy)):
+                replies += self._receive(busy[connection])  # pyright: ignore[reportArgumentType]
+            # Answers of abandoned episodes do not count.
+            if replies:
+                return replies
+        return []
 
     def flush(self) -> None:
         """Send the commands now instead of with the next ``wait``."""
@@ -125,7 +135,8 @@ class Pool:
         if not 0 <= lane < self.lanes:
             raise IndexError(f"Lane {lane} of a pool with {self.lanes} lanes.")
         index = lane % self.workers
-        self._outbox.setdefault(index, []).append((record, actions))
+        command = {**record, "lane": lane, "episode": self._episodes[lane]}
+        self._outbox.setdefault(index, []).append((command, actions))
         self._pending[index] += 1
 
     def _receive(self, index: int) -> list[Reply]:
@@ -138,7 +149,8 @@ class Pool:
                     assert observation is not None
                     self._pending[index] -= 1
                     self.builds += record["built"]
-                    replies.append(Reply(observation=observation, **record))
+                    if record.pop("episode") == self._episodes[record["lane"]]:
+                        replies.append(Reply(observation=observation, **record))
         except (EOFError, ConnectionResetError):
             raise self._death(index) from None
         return replies

@@ -112,7 +112,7 @@ def serve(connection: Connection, task: str) -> None:
                 failure = {"lane": number, "error": _describe(error)}
                 connection.send_bytes(pack([(failure, None)]))
                 return
-            replies.append(({"lane": number, "built": built, **record}, observation))
+            replies.append(({"lane": number, "episode": command["episode"], "built": built, **record}, observation))
             if built:
                 # Building takes long: the pool can already decide for this lane.
                 connection.send_bytes(pack(replies))

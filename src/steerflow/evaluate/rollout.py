@@ -7,15 +7,17 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from steerflow.envs.pool import Pool, Reply
 from steerflow.errors import MismatchError, SteerflowError
 from steerflow.evaluate.rows import EpisodeRow, RowFile, arm_key, episode_seed, read_rows
+from steerflow.evaluate.timing import Timing
 
 if TYPE_CHECKING:
     from steerflow.critic import Critic
@@ -54,65 +56,30 @@ class Acts(Protocol):
 
 
 @dataclass
-class Timing:
-    """Where the time of evaluations goes, in seconds; adds up over calls."""
-
-    wall: float = 0.0
-    # Inside environments, summed over workers.
-    physics: float = 0.0
-    # In policy calls, and compiling them.
-    policy: float = 0.0
-    compile: float = 0.0
-    # The deciding process waits for environments.
-    waiting: float = 0.0
-    # Wall time times workers: what ``physics`` could be at most.
-    capacity: float = 0.0
-    episodes: int = 0
-    decisions: int = 0
-    steps: int = 0
-    calls: int = 0
-    environments_built: int = 0
-
-    def add(self, other: Timing) -> None:
-        for f in fields(self):
-            setattr(self, f.name, getattr(self, f.name) + getattr(other, f.name))
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields and ``physics_share``: the part of the workers' time that was spent inside environments."""
-        share = {"physics_share": self.physics / self.capacity if self.capacity else 0.0}
-        return {k: round(v, 3) if isinstance(v, float) else v for k, v in {**asdict(self), **share}.items()}
-
-    @staticmethod
-    def from_json(data: dict[str, Any]) -> Timing:
-        return Timing(**{f.name: data[f.name] for f in fields(Timing) if f.name in data})
-
-
-@dataclass
 class _Running:
     """An episode on a lane."""
 
-    arm: Arm
-    episode: int
-    seed: int
+    wanted: _Wanted
     decisions: int = 0
     total: float = 0.0
     length: int = 0
     info: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in _MEANS})
 
-    def row(self, task: str, split: str, success: bool | None) -> EpisodeRow:
-        policy, critic = self.arm.fingerprints
-        recipe = self.arm.recipe.to_json()
+    def row(self, task: str, success: bool | None) -> EpisodeRow:
+        arm = self.wanted.arm
+        policy, critic = arm.fingerprints
+        recipe = arm.recipe.to_json()
         means = {name: _finite(float(np.mean(values))) if values else None for name, values in self.info.items()}
         return EpisodeRow(
-            arm=self.arm.name,
-            method=self.arm.method,
+            arm=arm.name,
+            method=arm.method,
             weight=recipe["weight"],
             candidates=recipe["candidates"],
             recipe=recipe,
             task=task,
-            split=split,
-            episode=self.episode,
-            seed=self.seed,
+            split=self.wanted.split,
+            episode=self.wanted.episode,
+            seed=self.wanted.seed,
             success=success,
             return_=self.total,
             length=self.length,
@@ -123,6 +90,34 @@ class _Running:
         )
 
 
+class Actors:
+    """One actor for all arms of equal structure; it decides once for everything that waits for it.
+
+    Keep one over several evaluations: an actor compiles when it is first needed.
+    """
+
+    def __init__(self, make_actor: Callable[[Arm], Acts] | None = None) -> None:
+        self._make = make_actor or _actor
+        # By structure; the arm is kept because its key holds the identities of its networks.
+        self._actors: dict[tuple, tuple[Acts, Arm]] = {}
+
+    def prepare(self, arms: Iterable[Arm]) -> None:
+        """Make and compile what these arms need, before environments wait for it."""
+        for arm in arms:
+            if self._key(arm) not in self._actors:
+                actor = self._make(arm)
+                zero, observation = np.zeros(1, np.int64), np.zeros((1, arm.policy.spec.observation_dim), np.float32)
+                actor.rows(zero, zero, observation, np.zeros(1, np.float32))
+                self._actors[self._key(arm)] = actor, arm
+
+    def of(self, arm: Arm) -> Acts:
+        return self._actors[self._key(arm)][0]
+
+    @staticmethod
+    def _key(arm: Arm) -> tuple:
+        return (id(arm.policy), id(arm.critic), json.dumps(arm.recipe.structure().to_json(), sort_keys=True))
+
+
 def evaluate(
     arms: Sequence[Arm],
     episodes: Iterable[int],
@@ -131,9 +126,9 @@ def evaluate(
     path: Path,
     *,
     seed: int = 0,
+    actors: Actors | None = None,
     on_row: Callable[[EpisodeRow], None] | None = None,
     timing: Timing | None = None,
-    make_actor: Callable[[Arm], Acts] | None = None,
 ) -> list[EpisodeRow]:
     """Run every arm on the same episodes of the pool's task; returns their rows, arm by arm.
 
@@ -142,126 +137,126 @@ def evaluate(
     ``on_row`` is called for each row, those on file first. Chunks are executed open loop.
     Raises MismatchError for policies that do not fit the task, and what the environments and the actor raise.
     """
-    episodes = list(episodes)
-    wanted = [(arm, episode) for arm in arms for episode in episodes]
-    if len({arm.key(pool.task, split) for arm in arms}) < len(arms):
-        raise SteerflowError("Two arms are the same; give each arm once.")
+    wanted = [
+        _Wanted(arm, episode, split, episode_seed(seed, split, episode)) for arm, episode in product(arms, episodes)
+    ]
+    keys = [one.key(pool.task) for one in wanted]
+    if len(set(keys)) < len(keys):
+        raise SteerflowError("Two arms are the same, or an episode is asked for twice; give each once.")
     with RowFile(path) as file:
         rows = {row.key: row for row in read_rows(path)}
-        key = {(arm.name, episode): (*arm.key(pool.task, split), str(episode_seed(seed, split, episode)))
-               for arm, episode in wanted}  # fmt: skip
-        todo = [(arm, episode) for arm, episode in wanted if key[arm.name, episode] not in rows]
-        for arm, episode in wanted:
-            if on_row is not None and key[arm.name, episode] in rows:
-                on_row(rows[key[arm.name, episode]])
+        todo = [one for one, key in zip(wanted, keys, strict=True) if key not in rows]
 
         def finished(row: EpisodeRow) -> None:
-            file.append(row)
             rows[row.key] = row
             if on_row is not None:
                 on_row(row)
 
+        for key in keys:
+            if key in rows:
+                finished(rows[key])
         if todo:
-            spent = _run(todo, split, pool, seed, finished, make_actor or _actor)
-            if timing is not None:
-                timing.add(spent)
+
+            def write(row: EpisodeRow) -> None:
+                file.append(row)
+                finished(row)
+
+            _Rollout(todo, pool, actors or Actors(), timing if timing is not None else Timing()).run(write)
             file.sort()
-    return [rows[key[arm.name, episode]] for arm, episode in wanted]
+    return [rows[key] for key in keys]
 
 
-def _run(
-    todo: list[tuple[Arm, int]],
-    split: str,
-    pool: Pool,
-    seed: int,
-    finished: Callable[[EpisodeRow], None],
-    make_actor: Callable[[Arm], Acts],
-) -> Timing:
-    timing, begin, built_before = Timing(), time.perf_counter(), pool.builds
-    queue, running = deque(todo), {}
+@dataclass(frozen=True)
+class _Wanted:
+    """An episode of an arm."""
 
-    def start(lane: int) -> None:
-        arm, episode = queue.popleft()
-        running[lane] = _Running(arm, episode, episode_seed(seed, split, episode))
-        pool.start(lane, running[lane].seed)
+    arm: Arm
+    episode: int
+    split: str
+    seed: int
 
-    for lane in range(min(pool.lanes, len(queue))):
-        start(lane)
-    # Environments are built while policies compile.
-    pool.flush()
-    actors = _Actors(make_actor, [arm for arm, _ in todo])
-    timing.compile = time.perf_counter() - begin
+    def key(self, task: str) -> tuple[str, ...]:
+        return (*self.arm.key(task, self.split), str(self.seed))
 
-    while running:
-        mark = time.perf_counter()
-        replies = pool.wait()
-        timing.waiting += time.perf_counter() - mark
-        waiting = []
-        for reply in replies:
-            episode = running[reply.lane]
-            _require_fitting(episode.arm, reply, pool.task)
-            episode.total += reply.reward
-            episode.length += reply.steps
-            timing.physics += reply.seconds
-            if not reply.done:
-                waiting.append((reply, episode))
-                continue
-            timing.episodes += 1
-            timing.steps += episode.length
-            finished(episode.row(pool.task, split, reply.success))
-            del running[reply.lane]
-            if queue:
-                start(reply.lane)
-        pool.flush()
-        mark = time.perf_counter()
-        for (reply, episode), actions, info in actors.decide(waiting):
+
+class _Rollout:
+    """Runs episodes on all lanes of a pool; a lane that has finished one takes the next."""
+
+    def __init__(self, todo: Sequence[_Wanted], pool: Pool, actors: Actors, timing: Timing) -> None:
+        self._queue, self._pool, self._actors, self._timing = deque(todo), pool, actors, timing
+        # Arms are few and episodes many: look an arm's actor up once.
+        self._arms = {id(one.arm): one.arm for one in todo}
+        self._running: dict[int, _Running] = {}
+
+    def run(self, finished: Callable[[EpisodeRow], None]) -> None:
+        """Calls ``finished`` as episodes end, until none is left."""
+        pool, timing, begin, built = self._pool, self._timing, time.perf_counter(), self._pool.builds
+        try:
+            for lane in range(min(pool.lanes, len(self._queue))):
+                self._start(lane)
+            # Environments are built while policies compile.
+            pool.flush()
+            self._actors.prepare(self._arms.values())
+            actors = {number: self._actors.of(arm) for number, arm in self._arms.items()}
+            timing.compile += time.perf_counter() - begin
+            while self._running:
+                mark = time.perf_counter()
+                replies = pool.wait()
+                timing.waiting += time.perf_counter() - mark
+                deciding: dict[int, list[Reply]] = {}
+                for reply in replies:
+                    row = self._take(reply)
+                    if row is not None:
+                        finished(row)
+                    else:
+                        actor = actors[id(self._running[reply.lane].wanted.arm)]
+                        deciding.setdefault(id(actor), []).append(reply)
+                # Lanes that begin an episode need not wait for the decisions.
+                pool.flush()
+                mark = time.perf_counter()
+                for waiting in deciding.values():
+                    self._decide(actors[id(self._running[waiting[0].lane].wanted.arm)], waiting)
+                timing.policy += time.perf_counter() - mark
+        finally:
+            pool.abandon()
+            wall = time.perf_counter() - begin
+            timing.add(Timing(wall=wall, capacity=wall * pool.workers, environments_built=pool.builds - built))
+
+    def _start(self, lane: int) -> None:
+        self._running[lane] = _Running(self._queue.popleft())
+        self._pool.start(lane, self._running[lane].wanted.seed)
+
+    def _take(self, reply: Reply) -> EpisodeRow | None:
+        """Book what a lane answered; the row if its episode has ended, and the lane then begins the next one."""
+        running = self._running[reply.lane]
+        _require_fitting(running.wanted.arm, reply, self._pool.task)
+        running.total += reply.reward
+        running.length += reply.steps
+        self._timing.physics += reply.seconds
+        if not reply.done:
+            return None
+        self._timing.add(Timing(episodes=1, steps=running.length))
+        del self._running[reply.lane]
+        if self._queue:
+            self._start(reply.lane)
+        return running.row(self._pool.task, reply.success)
+
+    def _decide(self, actor: Acts, waiting: Sequence[Reply]) -> None:
+        """One call for all lanes that wait for this actor."""
+        rows = [self._running[reply.lane] for reply in waiting]
+        actions, info = actor.rows(
+            np.array([row.wanted.seed for row in rows], np.int64),
+            np.array([row.decisions for row in rows], np.int64),
+            np.stack([reply.observation for reply in waiting]),
+            np.array([row.wanted.arm.recipe.weight for row in rows], np.float32),
+        )
+        self._timing.add(Timing(calls=1, decisions=len(rows)))
+        for i, (reply, row) in enumerate(zip(waiting, rows, strict=True)):
+            row.decisions += 1
             for name in _MEANS:
                 if name in info:
-                    episode.info[name].append(info[name])
-            episode.decisions += 1
-            pool.execute(reply.lane, actions)
-        timing.policy += time.perf_counter() - mark
-        timing.decisions += len(waiting)
-    timing.calls = actors.calls
-    timing.wall = time.perf_counter() - begin
-    timing.capacity = timing.wall * pool.workers
-    timing.environments_built = pool.builds - built_before
-    return timing
-
-
-class _Actors:
-    """One actor for all arms of equal structure; each decides once for everything that waits for it."""
-
-    def __init__(self, make_actor: Callable[[Arm], Acts], arms: list[Arm]) -> None:
-        self._actors: dict[tuple, Acts] = {}
-        self.calls = 0
-        for arm in arms:
-            if self._key(arm) in self._actors:
-                continue
-            actor = self._actors[self._key(arm)] = make_actor(arm)
-            # Compile now, not when environments wait.
-            zero = np.zeros(1, np.int64)
-            actor.rows(zero, zero, np.zeros((1, arm.policy.spec.observation_dim), np.float32), np.zeros(1, np.float32))
-
-    @staticmethod
-    def _key(arm: Arm) -> tuple:
-        return (id(arm.policy), id(arm.critic), json.dumps(arm.recipe.structure().to_json(), sort_keys=True))
-
-    def decide(self, waiting: list[tuple[Reply, _Running]]):
-        """Yields (what waited, actions (chunk, action), info of floats)."""
-        groups: dict[tuple, list[tuple[Reply, _Running]]] = {}
-        for item in waiting:
-            groups.setdefault(self._key(item[1].arm), []).append(item)
-        for key, group in groups.items():
-            actions, info = self._actors[key].rows(
-                np.array([episode.seed for _, episode in group], np.int64),
-                np.array([episode.decisions for _, episode in group], np.int64),
-                np.stack([reply.observation for reply, _ in group]),
-                np.array([episode.arm.recipe.weight for _, episode in group], np.float32),
-            )
-            self.calls += 1
-            for i, item in enumerate(group):
-                yield item, actions[i], {name: float(info[name][i]) for name in _MEANS if name in info}
+                    row.info[name].append(float(info[name][i]))
+            self._pool.execute(reply.lane, actions[i])
 
 
 def _actor(arm: Arm) -> Acts:

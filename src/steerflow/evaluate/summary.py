@@ -10,13 +10,12 @@ from typing import Any
 from steerflow.artefact import package_versions, read_json, write_json
 from steerflow.errors import ArtefactError
 from steerflow.evaluate.choose import Curve, best, curves
-from steerflow.evaluate.rollout import Timing
 from steerflow.evaluate.rows import EpisodeRow, read_run
 from steerflow.evaluate.statistics import mean_interval, paired_difference, stratified_interval, wilson
+from steerflow.evaluate.timing import read_timing
 
 # Rows of the short rollouts that measure a method's natural scale.
 SCALE = "scale"
-_TIMING = "timing.json"
 
 
 def summarise(
@@ -113,19 +112,6 @@ def aggregate(summaries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def chosen_arm(rows: Sequence[EpisodeRow], curve: Curve) -> str:
     """The name of the arm that a tuning curve chooses."""
     return best(curve.points).arm
-
-
-def read_timing(run: Path) -> Timing:
-    """The time that all evaluations of the run took so far."""
-    path = run / "evaluations" / _TIMING
-    return Timing.from_json(read_json(path)) if path.exists() else Timing()
-
-
-def add_timing(run: Path, timing: Timing) -> None:
-    total = read_timing(run)
-    total.add(timing)
-    (run / "evaluations").mkdir(parents=True, exist_ok=True)
-    write_json(run / "evaluations" / _TIMING, total.to_json())
 
 
 def _choices(rows: Sequence[EpisodeRow], scales: Mapping[str, float]) -> list[dict[str, Any]]:

@@ -12,9 +12,10 @@ from steerflow.envs.pool import Pool
 from steerflow.envs.tasks import canonical_task
 from steerflow.errors import SteerflowError
 from steerflow.evaluate.choose import Point, best, coarse_grid, curves, refined, unguided
-from steerflow.evaluate.rollout import Arm, Timing, evaluate
+from steerflow.evaluate.rollout import Actors, Arm, evaluate
 from steerflow.evaluate.rows import EpisodeRow, read_rows, rows_path
-from steerflow.evaluate.summary import SCALE, add_timing, arm_line, arm_summary, natural_scale, summarise
+from steerflow.evaluate.summary import SCALE, arm_line, arm_summary, natural_scale, summarise
+from steerflow.evaluate.timing import Timing, add_timing
 from steerflow.progress import Bar, bar, console
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def sweep(
     workers: int | None = None,
     lanes: int = 8,
     pool: Pool | None = None,
-    make_actor=None,
+    actors: Actors | None = None,
 ) -> dict[str, Any]:
     """Tune every method on the same tuning episodes, report it on the same test episodes; returns ``RUN/summary.json``.
 
@@ -114,31 +115,33 @@ def sweep(
         guided = [m for m in tuned if m.tuned == "weight"]
         most = len(fixed) + len(planned) + budget * len(guided)
         tests = most if curve else len(fixed) + len(tuned)
-        probed = 0 if grid is not None else _SCALE_EPISODES * sum(not m.scale_free for m in guided)
-        total = probed + most * tune_episodes + tests * test_episodes
+        scale_episodes = min(_SCALE_EPISODES, tune_episodes)
+        total = len(guided) * scale_episodes + most * tune_episodes + tests * test_episodes
         progress = stack.enter_context(episode_bar(f"Evaluating {task}", total))
-        path = rows_path(run, task)
+        path, shared = rows_path(run, task), actors or Actors()
 
         def rows_of(arms: Sequence[Arm], split: str, episodes: int, file: Path = path) -> list[EpisodeRow]:
             spent = Timing()
             try:
                 return evaluate(
                     arms, range(episodes), split, pool, file,
-                    seed=seed, on_row=progress.row, timing=spent, make_actor=make_actor,
+                    seed=seed, actors=shared, on_row=progress.row, timing=spent,
                 )  # fmt: skip
             finally:
                 add_timing(run, spent)
 
+        unscaled = [m for m in guided if grid is None and not m.scale_free]
+        probes = [arm(m.name, m.at(0.0)) for m in unscaled]
+        probed = rows_of(probes, "tune", scale_episodes, rows_path(run, task, SCALE))
         for method in guided:
-            scale = 1.0
-            if grid is None and not method.scale_free:
-                probe, episodes = [arm(method.name, method.at(0.0))], min(_SCALE_EPISODES, tune_episodes)
-                scale = natural_scale(rows_of(probe, "tune", episodes, rows_path(run, task, SCALE))) or 1.0
-            method.pending = coarse_grid(scale, grid)[:budget]
+            scale = natural_scale([row for row in probed if row.method == method.name]) if method in unscaled else 1.0
+            method.pending = coarse_grid(scale or 1.0, grid)[:budget]
 
-        rows = rows_of(fixed, "tune", tune_episodes)
-        while any(method.pending for method in tuned):
-            rows += rows_of([arm(m.name, m.at(s)) for m in tuned for s in m.pending], "tune", tune_episodes)
+        rows: list[EpisodeRow] = []
+        batch = list(fixed)
+        while batch := batch + [arm(m.name, m.at(strength)) for m in tuned for strength in m.pending]:
+            rows += rows_of(batch, "tune", tune_episodes)
+            batch = []
             for method in tuned:
                 method.tried += method.pending
                 left = budget - len(method.tried) if method in guided else 0
