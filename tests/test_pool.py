@@ -87,9 +87,8 @@ def test_answers_of_abandoned_episodes_are_thrown_away():
         pool.abandon()
         expected = finish(pool, lane=1, seed=7)
         pool.start(1, 8)
-        pool.start(1, 7)
         assert np.array_equal(finish(pool, lane=1, seed=7), expected)
-        assert pool.builds == 4
+        assert np.array_equal(finish(pool, lane=0, seed=7), expected)
 
 
 def test_real_environments_are_built_once_and_reset_to_the_same_state():
