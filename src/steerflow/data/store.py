@@ -74,6 +74,9 @@ class Store:
         info = {name: column for name, column in columns.items() if name not in (*_CORE, _ENDS)}
         return Store(path, meta, columns["observations"], columns["actions"], ends, info)
 
+    def __repr__(self) -> str:
+        return f"Store({str(self.path)!r}, {self.episodes} episodes, {self.transitions} transitions)"
+
     @property
     def rows(self) -> int:
         return len(self.observations)

@@ -50,7 +50,7 @@ class Actor:
 
     def __call__(
         self, key: Key[Array, ""], observations: Float[np.ndarray, "*batch obs"], weight: float | None = None
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         """Act with the recipe's weight, or another; ``key`` is consumed."""
         single = np.ndim(observations) == 1
         batch = self._check(np.asarray(observations, np.float32)[None] if single else observations)
