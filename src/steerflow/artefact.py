@@ -74,7 +74,7 @@ def write_artefact(folder: Path, kind: str, tensors: Mapping[str, np.ndarray], m
     ``kind`` ("policy", "critic", "checkpoint") is checked when it is read. Equal input gives equal bytes.
     """
     folder = Path(folder)
-    data = save_tensors({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)})
+    data = save_tensors({name: np.asarray(tensors[name], order="C") for name in sorted(tensors)})
     full = {
         **meta,
         "format": FORMAT,
