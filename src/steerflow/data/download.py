@@ -11,9 +11,10 @@ from pathlib import Path
 from filelock import FileLock
 
 from steerflow.artefact import META
+from steerflow.data.convert.folder import data_folder
 from steerflow.data.convert.importer import import_data
 from steerflow.data.fetch import fetch
-from steerflow.data.store import DataSet, data_root
+from steerflow.data.store import DataSet
 from steerflow.envs.tasks import canonical_data_name
 from steerflow.errors import ArtefactError, DataError, unknown
 
@@ -70,7 +71,7 @@ def get_data(
     """
     name = canonical_data_name(name)
     base, size = _require_known(name)
-    out = Path(out) if out is not None else data_root() / name
+    out = data_folder(name, out)
     downloads = out.parent / ".downloads"
     try:
         downloads.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,14 @@ import os
 import shutil
 from pathlib import Path
 
+from steerflow.data.store import data_root
 from steerflow.errors import ArtefactError
+
+
+def data_folder(name: str, out: Path | str | None) -> Path:
+    """Where a data set goes: ``data_root()/name``, or ``out``, which is a folder or a name below ``data_root()``."""
+    path = Path(name if out is None else out)
+    return path if path.is_absolute() or len(path.parts) > 1 else data_root() / path
 
 
 def fresh_folder(out: Path) -> Path:

@@ -14,10 +14,10 @@ import numpy as np
 
 from steerflow.artefact import META
 from steerflow.data.convert.bounds import Bound, action_bounds
-from steerflow.data.convert.folder import fresh_folder, replace_folder
+from steerflow.data.convert.folder import data_folder, fresh_folder, replace_folder
 from steerflow.data.convert.formats import open_recording, open_val
 from steerflow.data.convert.recording import Episode, Recording, episodes
-from steerflow.data.store import DataSet, Store, StoreWriter, data_root
+from steerflow.data.store import DataSet, Store, StoreWriter
 from steerflow.envs.tasks import canonical_data_name
 from steerflow.errors import DataError, MismatchError
 from steerflow.progress import Bar, bar, console
@@ -39,7 +39,7 @@ def import_data(
     out: Path | str | None = None,
     force: bool = False,
 ) -> DataSet:
-    """Convert ``source`` to the data set ``name`` (in ``out``, or ``data_root()/name``) and open it.
+    """Convert ``source`` to the data set ``name`` (in ``data_root()/name``, or ``out``, a folder or another name) and open it.
 
     source: OGBench npz file or folder of slices; npz or HDF5 file of columns (``mapping`` from our names to the file's); Minari
     folder or id; LeRobot folder. ``format`` is one of ``convert.FORMATS``. See ``convert.recording.episodes`` for what becomes
@@ -60,7 +60,7 @@ def import_data(
     if not 0 <= val_fraction < 1:
         raise DataError(f"val_fraction must be at least 0 and below 1, not {val_fraction}.")
     name = canonical_data_name(name)
-    out = Path(out) if out is not None else data_root() / name
+    out = data_folder(name, out)
     train = open_recording(source, format, mapping)
     held_out = open_val(train, source, format, val, mapping)
     request = {
@@ -94,7 +94,7 @@ def import_data(
     )
     # Found out now rather than after hours of writing.
     Spec(1, len(low), 1, tuple(float(x) for x in low), tuple(float(x) for x in high))
-    facts = {"kind": "import", "request": request, "action_bounds": origin, **train.facts}
+    facts = {"kind": "imported", "request": request, "action_bounds": origin, **train.facts}
     temporary = fresh_folder(out)
     try:
         with ExitStack() as stack:
