@@ -145,7 +145,8 @@ class _Phases:
 
     @property
     def seconds(self) -> dict[str, float]:
-        return {name: phase["seconds"] for name, phase in self._state["phases"].items()}
+        phases = self._state["phases"]
+        return {name: phases[name]["seconds"] for name in ("data", "train", "sweep", "report") if name in phases}
 
     def finished(self, name: str, of: Any, result: Path) -> bool:
         phase = self._state["phases"].get(name, {})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -169,50 +170,55 @@ def import_(arguments: list[str]) -> None:
 
 def check(arguments: list[str]) -> None:
     config = parse(Check, arguments, prog="steerflow data check")
-    raise NotImplementedError(config)
+    from steerflow.data.check import check_data, summarise
+    from steerflow.data.store import DataSet
+
+    data = DataSet.open(config.name)
+    facts, findings = summarise(data), check_data(data)
+    if config.json:
+        print(json.dumps({"summary": facts, "findings": [asdict(finding) for finding in findings]}, indent=2))
+    else:
+        for split, f in facts.items():
+            print(
+                f"{split}: {f['transitions']:,} transitions in {f['episodes']:,} episodes of {f['length']['min']:,} to "
+                f"{f['length']['max']:,} steps; {f['observation_dim']} observation and {f['action_dim']} action dimensions; "
+                f"rewards of {len(f['tasks'])} task(s)"
+            )
+        for finding in findings:
+            print(finding)
+        if not findings:
+            print("Nothing suspicious.")
+    if any(finding.severity == "error" for finding in findings):
+        raise SystemExit(1)
 
 
 def list_(arguments: list[str]) -> None:
     config = parse(List, arguments, prog="steerflow data list")
     from steerflow.data.download import official_names
     from steerflow.data.generate import available_names
+    from steerflow.data.listing import list_data
     from steerflow.data.store import data_root
-    from steerflow.errors import SteerflowError
 
-    root = data_root()
-    found = sorted(
-        path.parent.parent for path in root.glob("*/train/meta.json") if config.part in path.parent.parent.name
-    )
-    print(f"In {root}:" if found else f"In {root}: nothing{' of that name' if config.part else ''} yet.")
-    for folder in found:
-        try:
-            print(f"  {_describe(folder)}")
-        except SteerflowError as error:
-            print(f"  {folder.name}: {error}")
+    found = [data for data in list_data() if config.part in data.name]
+    print(f"In {data_root()}:" if found else f"In {data_root()}: nothing{' of that name' * bool(config.part)} yet.")
+    for data in found:
+        if data.problem is not None:
+            print(f"  {data.name}: {data.problem}")
+            continue
+        tasks = f"; rewards of {', '.join(data.tasks)}" if data.tasks else ""
+        print(
+            f"  {data.name}: {data.transitions:,} transitions in {data.episodes:,} episodes, "
+            f"{data.val_episodes:,} for validation, {data.bytes / 1e6:,.0f} MB{tasks}"
+        )
     makeable, official = set(available_names()), set(official_names())
     for title, names in (
-        ("steerflow data make or get", makeable & official),
-        ("steerflow data make", makeable - official),
-        ("steerflow data get", official - makeable),
+        ("steerflow data make NAME, or get NAME", makeable & official),
+        ("steerflow data make NAME", makeable - official),
+        ("steerflow data get NAME", official - makeable),
     ):
         names = sorted(name for name in names if config.part in name)
         if names:
-            print(f"\n{title}:")
-            for name in names:
-                print(f"  {name}")
-
-
-def _describe(folder: Path) -> str:
-    from steerflow.data.store import DataSet
-
-    found = DataSet.open(folder)
-    size = sum(file.stat().st_size for file in folder.rglob("*.npy"))
-    held_out = f" + {found.val.transitions:,} for validation" if found.val is not None else ""
-    tasks = f"; rewards of {', '.join(found.train.tasks)}" if found.train.tasks else ""
-    return (
-        f"{found.name}: {found.train.transitions:,} transitions{held_out} in {found.train.episodes:,} episodes, "
-        f"{size / 1e6:,.0f} MB{tasks}"
-    )
+            print(f"\n{title}:\n  " + "\n  ".join(names))
 
 
 def _bound(values: tuple[float, ...]) -> float | tuple[float, ...] | None:

@@ -50,9 +50,9 @@ def require_tasks(run: Path, names: Sequence[str], critic: Path | None = None) -
     Raises for tasks without a critic in the run, naming those that have one, unless there is another ``critic``.
     """
     from steerflow.envs.tasks import canonical_task
+    from steerflow.load import critics_of
 
-    known = sorted(meta.parent.relative_to(run / "critic").as_posix() for meta in (run / "critic").rglob("meta.json"))
-    known = [task for task in known if not task.startswith(".")]
+    known = critics_of(run)
     tasks = [canonical_task(name) for name in split_names(names)] or known
     if not tasks:
         raise SteerflowError(f"{run} has no critics, so its tasks are not known. Give one: --task NAME")

@@ -8,6 +8,7 @@ import importlib
 import os
 import select
 import shlex
+import shutil
 import signal
 import sys
 import traceback
@@ -114,7 +115,8 @@ def run(command: Callable[[list[str]], None], arguments: list[str]) -> int:
         if debug:
             traceback.print_exc()
         how = "SIGTERM" if terminated else "Ctrl-C"
-        again = shlex.join(["steerflow", *arguments])
+        program = "steerflow" if shutil.which("steerflow") else os.path.relpath(sys.argv[0])
+        again = shlex.join([program, *arguments])
         kept = f" {_kept.message} The same command continues: {again}" if _kept.message else ""
         print(f"\nsteerflow: stopped by {how}.{kept}", file=sys.stderr)
         return TERMINATED if terminated else INTERRUPTED

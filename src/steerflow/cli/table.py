@@ -15,9 +15,9 @@ def show_arms(summary: Mapping[str, Any], task: str) -> None:
     chosen = {choice["method"]: choice["arm"] for choice in summary["choice"] if choice["task"] == task}
     arms = [arm for arm in summary["arms"] if arm["task"] == task and arm["split"] == "test"]
     table = Table(title=task, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
-    for name, justify in (("arm", "left"), ("success", "right"), ("95 % interval", "right"), ("episodes", "right"),
-                          ("return", "right"), ("length", "right")):  # fmt: skip
-        table.add_column(name, justify=justify)
+    table.add_column("arm")
+    for name in ("success", "95 % interval", "episodes", "return", "length"):
+        table.add_column(name, justify="right")
     for arm in arms:
         if chosen.get(arm["method"], arm["arm"]) != arm["arm"]:
             continue
