@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jax
 import numpy as np
 
+from steerflow.critic import Critic, CriticNetworks
 from steerflow.evaluate.rollout import Arm
-from steerflow.evaluate.sweep import arm_name
-from steerflow.spec import Spec
+from steerflow.learn.networks import Critics, Value, Velocity
+from steerflow.policy import Policy
+from steerflow.spec import Normaliser, Spec
 from steerflow.steer.presets import recipe
 
 POLICY: Any = SimpleNamespace(spec=Spec(2, 2, 3, (-1.0, -1.0), (1.0, 1.0)), fingerprint="policy-1")
@@ -46,5 +50,17 @@ class DriftActor:
 
 
 def arm(method: str, **changes: Any) -> Arm:
-    chosen = recipe(method, **changes)
-    return Arm(arm_name(method, chosen), method, POLICY, CRITIC, chosen)
+    return Arm.of(method, POLICY, CRITIC, recipe(method, **changes))
+
+
+def untrained(run: Path, task: str, spec: Spec = POLICY.spec) -> tuple[Policy, Critic]:
+    """A small policy and critic with random weights, saved in a run folder and loaded again."""
+    key, hidden, normaliser = jax.random.key(0), (16, 16), Normaliser.identity(spec.observation_dim)
+    velocity = Velocity(key, spec.observation_dim, spec.flat_dim, hidden, 100.0)
+    networks = CriticNetworks(
+        Critics(key, spec.observation_dim, spec.flat_dim, hidden, 2), Value(key, spec.observation_dim, hidden)
+    )
+    Policy(spec, normaliser, velocity, {"network": {"hidden": hidden, "time_frequency": 100.0}}).save(run / "policy")
+    facts = {"network": {"hidden": hidden, "ensemble": 2}, "task": task}
+    Critic(spec, normaliser, networks, facts).save(run / "critic" / task)
+    return Policy.load(run / "policy"), Critic.load(run / "critic" / task)

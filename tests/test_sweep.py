@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors_for_tests import CRITIC, POLICY, DriftActor
+from actors_for_tests import CRITIC, POLICY, DriftActor, untrained
 from steerflow.envs.pool import Pool
 from steerflow.errors import ArtefactError, SteerflowError, UnknownNameError
 from steerflow.evaluate import choose
@@ -18,7 +18,8 @@ from steerflow.evaluate.rollout import Actors
 from steerflow.evaluate.rows import read_rows, rows_path
 from steerflow.evaluate.statistics import wilson
 from steerflow.evaluate.summary import aggregate, arm_line, summarise
-from steerflow.evaluate.sweep import sweep
+from steerflow.evaluate.sweep import evaluate_run, sweep
+from steerflow.steer.presets import recipe
 
 TASK = "envs_for_tests:steerflow-test/Drift-v0"
 METHODS = ("qgf", "best_of_n", "qgf_normalised")
@@ -303,3 +304,32 @@ def test_aggregates_over_tasks_and_runs():
     assert found["iqm"] == pytest.approx(np.mean([0.2, 0.5]))
     assert (found["tasks"], found["runs"]) == (2, 4)
     assert found["ci_low"] <= found["iqm"] <= found["ci_high"]
+
+
+def test_a_run_is_evaluated_and_swept_with_its_own_networks(tmp_path, capsys):
+    policy, critic = untrained(tmp_path, TASK)
+    settings = {"workers": 2, "lanes": 2}
+    found = evaluate_run(
+        tmp_path, TASK, "qgf", weight=0.3, solver="heun", steps=3, episodes=4, split="tune", **settings
+    )
+    assert [arm["arm"] for arm in found] == ["bc solver=heun steps=3", "qgf solver=heun steps=3 w=0.3"]
+    assert all(arm["episodes"] == 4 and arm["policy"] == policy.fingerprint for arm in found)
+    printed = " ".join(capsys.readouterr().err.split())
+    assert all(arm_line(arm) in printed for arm in found)
+    rows = read_rows(rows_path(tmp_path, TASK))
+    assert (
+        evaluate_run(tmp_path, TASK, "qgf", weight=0.3, solver="heun", steps=3, episodes=4, split="tune", **settings)
+        == found
+    )
+    assert read_rows(rows_path(tmp_path, TASK)) == rows
+
+    methods = {"qgf": recipe("qgf", steps=2, aggregate="mean"), "bc": recipe("bc", steps=2)}
+    summary = sweep(tmp_path, None, None, TASK, methods, tune_episodes=4, test_episodes=4, budget=3, **settings)
+    # Other settings of a method are another method with a choice of its own.
+    choices = {choice["method"]: choice for choice in summary["choice"]}
+    assert set(choices) == {"qgf aggregate=mean steps=2", "qgf solver=heun steps=3"}
+    curve = choices["qgf aggregate=mean steps=2"]["curve"]
+    assert curve[0]["arm"] == "bc steps=2"
+    assert [p["arm"] for p in curve[1:]] == [f"qgf aggregate=mean steps=2 w={p['weight']:g}" for p in curve[1:]]
+    assert len(curve) == 4
+    assert {a["critic"] for a in summary["arms"]} == {critic.fingerprint}

@@ -38,6 +38,14 @@ class Arm:
     critic: Critic | None
     recipe: Recipe
 
+    @staticmethod
+    def of(method: str, policy: Policy, critic: Critic | None, recipe: Recipe) -> Arm:
+        """An arm whose name tells its strength: ``qgf w=0.1``, ``best_of_n n=16``, ``qgf steps=20 w=0.1``."""
+        name = method + _changes(method, recipe)
+        weight = f" w={recipe.to_json()['weight']:g}" if recipe.guided else ""
+        candidates = f" n={recipe.candidates}" if recipe.candidates > 1 else ""
+        return Arm(name + weight + candidates, method_name(method, recipe), policy, critic, recipe)
+
     def key(self, task: str, split: str) -> tuple[str, ...]:
         """Identifies the arm in a file of rows."""
         return arm_key(self.name, self.recipe.to_json(), *self.fingerprints, task, split)
@@ -53,6 +61,23 @@ class Acts(Protocol):
     def rows(
         self, seeds: np.ndarray, decisions: np.ndarray, observations: np.ndarray, weights: np.ndarray
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]: ...
+
+
+def method_name(method: str, recipe: Recipe) -> str:
+    """The method, and what its recipe changes in the preset besides its strength: arms of one name form one curve.
+
+    Behaviour cloning stays ``bc``: it is what all others are compared with.
+    """
+    return method if method == "bc" else method + _changes(method, recipe)
+
+
+def _changes(method: str, recipe: Recipe) -> str:
+    from steerflow.steer.presets import PRESETS
+
+    if method not in PRESETS:
+        return ""
+    usual, strength = PRESETS[method].to_json(), ("weight", "candidates")
+    return "".join(f" {k}={v}" for k, v in recipe.to_json().items() if k not in strength and v != usual[k])
 
 
 @dataclass

@@ -12,7 +12,7 @@ from steerflow.envs.pool import Pool
 from steerflow.envs.tasks import canonical_task
 from steerflow.errors import SteerflowError
 from steerflow.evaluate.choose import Point, best, coarse_grid, curves, refined, unguided
-from steerflow.evaluate.rollout import Actors, Arm, evaluate
+from steerflow.evaluate.rollout import Actors, Arm, evaluate, method_name
 from steerflow.evaluate.rows import EpisodeRow, read_rows, rows_path
 from steerflow.evaluate.summary import SCALE, arm_line, arm_summary, natural_scale, summarise
 from steerflow.evaluate.timing import Timing, add_timing
@@ -53,7 +53,9 @@ class _Method:
     def points(self, rows: Sequence[EpisodeRow]) -> Sequence[Point]:
         """This method's tuning curve in rows of one task, policy and critic."""
         recipe = {**self.recipe.to_json(), self.tuned: 0}
-        return next(c.points for c in curves(rows) if (c.method, c.recipe) == (self.name, recipe))
+        return next(
+            c.points for c in curves(rows) if (c.method, c.recipe) == (method_name(self.name, self.recipe), recipe)
+        )
 
 
 def sweep(
@@ -104,7 +106,7 @@ def sweep(
         tuned = [m for m in all_methods if m.tuned]
 
         def arm(name: str, recipe: Recipe) -> Arm:
-            return Arm(arm_name(name, recipe), name, policy, critic, recipe)
+            return Arm.of(name, policy, critic, recipe)
 
         for method in tuned:
             if method.tuned == "candidates":
@@ -134,7 +136,11 @@ def sweep(
         probes = [arm(m.name, m.at(0.0)) for m in unscaled]
         probed = rows_of(probes, "tune", scale_episodes, rows_path(run, task, SCALE))
         for method in guided:
-            scale = natural_scale([row for row in probed if row.method == method.name]) if method in unscaled else 1.0
+            scale = (
+                natural_scale([row for row in probed if row.recipe == method.at(0.0).to_json()])
+                if method in unscaled
+                else 1.0
+            )
             method.pending = coarse_grid(scale or 1.0, grid)[:budget]
 
         rows: list[EpisodeRow] = []
@@ -191,7 +197,7 @@ def evaluate_run(
         policy = Policy.load(run / "policy")
         critic = Critic.load(folder) if chosen.asks_critic or folder.exists() else None
         plain = recipe("bc", **{k: v for k, v in changes.items() if k in ("solver", "steps", "times", "noise")})
-        arms = [Arm(arm_name(n, r), n, policy, critic, r) for n, r in {"bc": plain, method: chosen}.items()]
+        arms = [Arm.of(name, policy, critic, one) for name, one in {"bc": plain, method: chosen}.items()]
         spent = Timing()
         with episode_bar(f"Evaluating {task}", len(arms) * episodes) as progress:
             rows = evaluate(
@@ -206,22 +212,6 @@ def evaluate_run(
     return found
 
 
-def arm_name(method: str, recipe: Recipe) -> str:
-    """What an arm is called: the method, its strength and what differs from its preset, ``qgf w=0.1 steps=20``."""
-    from steerflow.steer.presets import PRESETS
-
-    facts = recipe.to_json()
-    parts = [method]
-    if recipe.guided:
-        parts.append(f"w={facts['weight']:g}")
-    if recipe.candidates > 1:
-        parts.append(f"n={recipe.candidates}")
-    if method in PRESETS:
-        usual = PRESETS[method].to_json()
-        parts += [f"{k}={v}" for k, v in facts.items() if k not in ("weight", "candidates") and v != usual[k]]
-    return " ".join(parts)
-
-
 def _plain(tuned: Sequence[_Method], planned: Sequence[Recipe]) -> list[tuple[str, Recipe]]:
     """(method, recipe) of every guided method at weight 0, where it is not among the planned recipes."""
     from steerflow.steer.presets import PRESETS
@@ -231,9 +221,13 @@ def _plain(tuned: Sequence[_Method], planned: Sequence[Recipe]) -> list[tuple[st
     for method in tuned:
         zero = Recipe.from_json(unguided(method.recipe.to_json()))
         if method.tuned == "weight" and zero not in [*planned, *(recipe for _, recipe in found)]:
-            usual = [n for n, r in PRESETS.items() if not r.guided and r.replace(candidates=zero.candidates) == zero]
-            found.append((usual[0] if usual else method.name, zero))
+            alike = [n for n, r in PRESETS.items() if not r.guided and _search(r) == _search(zero)]
+            found.append((alike[0] if alike else method.name, zero))
     return found
+
+
+def _search(recipe: Recipe) -> tuple:
+    return recipe.refine, recipe.select, recipe.candidates > 1
 
 
 class _EpisodeBar:
