@@ -22,6 +22,7 @@ from steerflow.data.feed import ResidentFeed, StreamFeed
 from steerflow.data.index import Chunks, Windows, to_chunks
 from steerflow.errors import ArtefactError, SteerflowError, TrainingError
 from steerflow.learn import flow_matching, iql
+from steerflow.learn import train as loop
 from steerflow.learn.config import FlowMatchingConfig, IQLConfig, TrainConfig
 from steerflow.learn.networks import MLP, time_features
 from steerflow.learn.path import flow_times
@@ -245,7 +246,14 @@ def test_training_together_or_apart_and_streamed_or_resident_gives_the_same(smal
             np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
 
 
-def test_running_again_reuses_and_more_updates_continue(small_data, tmp_path):
+def test_running_again_reuses_and_more_updates_continue(small_data, tmp_path, monkeypatch):
+    began, restore = [], loop._restore
+
+    def spy(learner):
+        began.append(restore(learner))
+        return began[-1]
+
+    monkeypatch.setattr(loop, "_restore", spy)
     config = small_config(small_data, tmp_path / "run")
     first = digest(train(config))
     before = (tmp_path / "run/policy/meta.json").stat().st_mtime_ns
@@ -253,6 +261,7 @@ def test_running_again_reuses_and_more_updates_continue(small_data, tmp_path):
     assert (tmp_path / "run/policy/meta.json").stat().st_mtime_ns == before
     longer = digest(train(dataclasses.replace(config, updates=80)))
     assert longer == digest(train(dataclasses.replace(config, updates=80, run=tmp_path / "other")))
+    assert [step for step, _ in began] == [0, 40, 0]
     with pytest.raises(SteerflowError, match="batch: 8 there, 9 now"):
         train(dataclasses.replace(config, batch=9))
 
@@ -290,7 +299,11 @@ def test_killed_at_random_points_it_ends_with_the_same_bytes(small_data, tmp_pat
             kills += 1
         process.wait()
     assert kills > 0
-    subprocess.run([*command, str(tmp_path / "killed"), str(updates)], check=True, env=environment)
+    assert list((tmp_path / "killed/checkpoints/both").glob("[0-9]*"))
+    last = subprocess.run(
+        [*command, str(tmp_path / "killed"), str(updates)], check=True, env=environment, capture_output=True, text=True
+    )
+    assert "Passing over" not in last.stderr
     assert digest(tmp_path / "killed") == digest(reference)
 
 

@@ -142,8 +142,6 @@ def _run_updates(learner: Learner, data: DataSet, normaliser: Normaliser) -> Tra
                 _save(learner, state, step)
                 saved, saved_at = step, time.monotonic()
             progress.update(step)
-        if stop():
-            console().print(f"Stopped after update {saved:,}, which is kept. Run the same command to continue.")
     return state
 
 
