@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import tracemalloc
 import warnings
@@ -414,6 +415,25 @@ def test_what_a_killed_import_left_is_removed(tmp_path):
     import_data(path, name="toy", out=tmp_path / "toy")
     assert not left.exists()
     assert running.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
+@pytest.mark.parametrize("limit", [2_000, 30_000, 80_000])
+def test_a_full_disk_is_said_and_leaves_nothing(limit, tmp_path):
+    path, _ = write_hdf5(tmp_path, make_episodes([500] * 20))
+    program = f"""
+import resource
+from steerflow.data.convert import import_data
+from steerflow.errors import ArtefactError
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+try:
+    import_data({str(path)!r}, name="toy", out={str(tmp_path / "toy")!r})
+except ArtefactError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "Free some space" in done.stdout
+    assert [p.name for p in tmp_path.iterdir()] == ["flat.hdf5"]
 
 
 @pytest.mark.parametrize(

@@ -191,6 +191,15 @@ def test_a_full_disk_is_said_before_the_first_byte(server, payload, tmp_path, mo
         fetch([f"{server.address}/a.npz"], tmp_path / "a.npz", **QUICK)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_disk_that_fills_up_is_no_broken_connection(server, payload, tmp_path):
+    server.files["/a.npz"] = payload
+    (tmp_path / "a.npz.part").symlink_to("/dev/full")
+    with pytest.raises(ArtefactError, match="what arrived is kept"):
+        fetch([f"{server.address}/a.npz"], tmp_path / "a.npz", **QUICK)
+    assert len(server.asked) == 1
+
+
 def test_a_folder_that_cannot_be_written(server, payload, tmp_path):
     server.files["/a.npz"] = payload
     (tmp_path / "file").write_text("")

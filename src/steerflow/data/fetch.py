@@ -12,10 +12,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from steerflow.artefact import read_json, write_json
 from steerflow.errors import ArtefactError, DataError
@@ -187,6 +187,7 @@ def _copy(answer: _Answer, part: Path, progress: Bar) -> int:
         while data := answer.stream.read(_CHUNK):
             try:
                 file.write(data)
+                file.flush()
             except OSError as error:
                 raise _no_space(part, error) from error
             done += len(data)
@@ -195,13 +196,17 @@ def _copy(answer: _Answer, part: Path, progress: Bar) -> int:
 
 
 @contextmanager
-def _opened(part: Path, mode: str) -> Iterator[BinaryIO]:
+def _opened(part: Path, mode: str) -> Iterator[IO[bytes]]:
     try:
         file = open(part, mode)  # noqa: SIM115
     except OSError as error:
         raise _no_space(part, error) from error
-    with file:
-        yield file  # type: ignore[misc]
+    try:
+        yield file
+    finally:
+        # Closing flushes; on a full disk that fails again, and would hide the error that says what to do.
+        with suppress(OSError):
+            file.close()
 
 
 def _no_space(part: Path, error: OSError) -> ArtefactError:

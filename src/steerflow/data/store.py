@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -185,7 +186,9 @@ class StoreWriter:
 
     def __exit__(self, *_: object) -> None:
         for file in self._files.values():
-            file.close()
+            # Closing flushes; on a full disk that fails again, and would hide the error that says what to do.
+            with suppress(OSError):
+                file.close()
         shutil.rmtree(self._temporary, ignore_errors=True)
 
     def append(self, episode: Mapping[str, np.ndarray]) -> None:

@@ -30,13 +30,7 @@ class Scan:
 
     def add(self, block: np.ndarray, rows: np.ndarray, bounds: tuple[np.ndarray, np.ndarray] | None) -> None:
         """``rows`` are the row numbers of the block, for the message."""
-        finite = np.isfinite(block)
-        whole = finite.all(axis=1)
-        if not whole.all():
-            row, dimension = np.argwhere(~finite)[0]
-            self.broken += int((~whole).sum())
-            self.first_broken = self.first_broken or (int(rows[row]), int(dimension))
-            block = block[whole]
+        block = self.add_finite(block, rows)
         if not len(block):
             return
         values = block.astype(np.float64)
@@ -54,6 +48,17 @@ class Scan:
             self.outside = self.outside + ((values < low - margin) | (values > high + margin)).sum(axis=0)
             near = 1e-3 * (high - low)
             self.saturated = self.saturated + ((values <= low + near) | (values >= high - near)).sum(axis=0)
+
+    def add_finite(self, block: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """The rows without NaN and infinity; the others are counted."""
+        finite = np.isfinite(block)
+        if finite.all():
+            return block
+        row, dimension = np.argwhere(~finite)[0]
+        whole = finite.all(axis=1)
+        self.broken += int((~whole).sum())
+        self.first_broken = self.first_broken or (int(rows[row]), int(dimension))
+        return block[whole]
 
     @property
     def std(self) -> np.ndarray:
@@ -73,7 +78,7 @@ def check_columns(store: Store, progress: Callable[[int], None]) -> list[Finding
         scans["observations"].add(store.observations[block], rows, None)
         scans["actions"].add(store.actions[block][acting], rows[acting], bounds)
         for name, column in info.items():
-            scans[name].add(column[block].reshape(len(rows), -1), rows, None)
+            scans[name].add_finite(column[block].reshape(len(rows), -1), rows)
         progress(block.stop)
     found = [finding for name, scan in scans.items() for finding in _broken(store, name, scan)]
     if scans["observations"].count:
