@@ -127,7 +127,7 @@ def curves(rows: Sequence[EpisodeRow]) -> list[Curve]:
 def unguided(recipe: dict[str, Any]) -> dict[str, Any]:
     """The recipe, as JSON, that a guided one is when its weight is 0."""
     plain = {**recipe, "guidance": "none", "schedule": "constant", "weight": 0.0}
-    if recipe["candidates"] == 1 and recipe["refine"] == "keep":
+    if recipe["candidates"] == 1 and recipe["refine"] == "none":
         # Nothing is left that asks a critic: how critics are combined makes no difference.
         plain |= {"select": "first", "aggregate": "min"}
     return plain
