@@ -93,6 +93,10 @@ class Pool:
         """The workers' process ids."""
         return [worker.process.pid for worker in self._workers]
 
+    def busy(self, lane: int) -> bool:
+        """Whether the lane's worker has commands left to answer, of this lane or of others."""
+        return self._pending[lane % self.workers] > 0
+
     def start(self, lane: int, seed: int) -> None:
         """Begin an episode; whatever ran on this lane is abandoned. Sent with the next ``wait``."""
         self._episodes[lane] = self._episodes.get(lane, 0) + 1

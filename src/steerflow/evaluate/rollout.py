@@ -224,23 +224,29 @@ class _Rollout:
             self._actors.prepare(self._arms.values())
             actors = {number: self._actors.of(arm) for number, arm in self._arms.items()}
             timing.compile += time.perf_counter() - begin
+            waiting: list[Reply] = []
             while self._running:
                 mark = time.perf_counter()
                 replies = pool.wait()
                 timing.waiting += time.perf_counter() - mark
-                deciding: dict[int, list[Reply]] = {}
                 for reply in replies:
                     row = self._take(reply)
                     if row is not None:
                         finished(row)
                     else:
-                        actor = actors[id(self._running[reply.lane].wanted.arm)]
-                        deciding.setdefault(id(actor), []).append(reply)
+                        waiting.append(reply)
                 # Lanes that begin an episode need not wait for the decisions.
                 pool.flush()
+                # A call costs nearly the same for few rows as for many: gather until a worker has nothing left to do.
+                if all(pool.busy(reply.lane) for reply in waiting):
+                    continue
                 mark = time.perf_counter()
-                for waiting in deciding.values():
-                    self._decide(actors[id(self._running[waiting[0].lane].wanted.arm)], waiting)
+                groups: dict[int, list[Reply]] = {}
+                for reply in waiting:
+                    groups.setdefault(id(actors[id(self._running[reply.lane].wanted.arm)]), []).append(reply)
+                for group in groups.values():
+                    self._decide(actors[id(self._running[group[0].lane].wanted.arm)], group)
+                waiting = []
                 timing.policy += time.perf_counter() - mark
         finally:
             pool.abandon()
