@@ -208,7 +208,7 @@ def evaluate_run(
     summarise(run)
     found = [arm_summary([row for row in rows if row.arm == arm.name]) for arm in arms]
     for result in found:
-        console().print(arm_line(result), highlight=False, markup=False)
+        console().print(arm_line(result), highlight=False, markup=False, soft_wrap=True)
     return found
 
 
