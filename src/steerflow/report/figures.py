@@ -147,7 +147,8 @@ def _curve_panel(
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_title(f"{kind}: {key.replace('_', ' ')}")
+    title = f"{kind} loss" if key == "loss" else key.replace("_", " ")
+    axes.set_title(title)
     axes.set_xlabel("updates")
     axes.xaxis.set_major_formatter(lambda x, _: words.count(x) if x >= 1 else f"{x:g}")
     axes.locator_params(axis="x", nbins=5)
@@ -155,7 +156,7 @@ def _curve_panel(
     last = "; ".join(
         f"{of or kind}, {split}: {words.number(points[-1][1])}" for (of, split), points in sorted(curves.items())
     )
-    return to_svg(figure, name, f"{kind}: {key.replace('_', ' ')} during training", f"Last values: {last}")
+    return to_svg(figure, name, f"{title} during training", f"Last values: {last}")
 
 
 def _member_mark(members: list[str], of: str) -> Mark:
