@@ -78,7 +78,9 @@ def plural(amount: int, noun: str) -> str:
 def flat(data: Any, prefix: str = "") -> list[tuple[str, str]]:
     """A nested mapping as (name, text) pairs for a list of facts."""
     if isinstance(data, dict):
-        return [pair for key, value in data.items() for pair in flat(value, f"{prefix} {key}".replace("_", " ").strip())]
+        return [
+            pair for key, value in data.items() for pair in flat(value, f"{prefix} {key}".replace("_", " ").strip())
+        ]
     if isinstance(data, list | tuple):
         if all(not isinstance(v, dict | list | tuple) for v in data):
             shown = ", ".join(_text(v) for v in data[:12]) + (f", … ({len(data)})" if len(data) > 12 else "")
