@@ -7,7 +7,15 @@ SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14)
 PYTHON ?= python3
 PYTHONS := $(PYTHON) python3.13 python3.12 python3.11 python3.14 python
 # --no-deps: the constraints are complete, so there is nothing left to resolve.
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
+# $(call install,FILE): install the pinned packages of FILE, then this one, and count them aloud.
+define install
+	@total=$$(grep -c '==' $(1)); ( $(PIP) --require-hashes -r $(1) 2>&1 || echo "pip failed" ) | awk -v total=$$total ' \
+	  /^(Collecting|Processing)/ { printf "\r  %d of at most %d packages: %-40.40s", ++n, total, $$2; fflush() } \
+	  /^Installing/ { printf "\r  unpacking %d packages (a minute on a slow disk) %-20s", n, ""; fflush() } \
+	  /^ERROR|^error:|^  *ERROR/ { print "\n" $$0 } /^pip failed$$/ { failed = 1 } END { print ""; exit failed }'
+	@$(PIP) --quiet --no-build-isolation -e .
+endef
 ARGS ?=
 
 .PHONY: help demo test check lint format types tests test-slow lock clean
@@ -68,12 +76,10 @@ $(VENV)/.made:
 
 $(VENV)/.core: $(VENV)/.made constraints.txt pyproject.toml
 	@echo "Installing the pinned packages into $(VENV) (about 1 GB; only the first time)"
-	@$(PIP) --no-deps --require-hashes -r constraints.txt
-	@$(PIP) --no-deps --no-build-isolation -e .
+	$(call install,constraints.txt)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.made constraints-dev.txt pyproject.toml
 	@echo "Installing the pinned packages and the tools for development into $(VENV) (only the first time)"
-	@$(PIP) --no-deps --require-hashes -r constraints-dev.txt
-	@$(PIP) --no-deps --no-build-isolation -e .
+	$(call install,constraints-dev.txt)
 	@touch $@ $(VENV)/.core

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from steerflow.learn.config import FlowMatchingConfig, IQLConfig, TrainConfig
 _DATA = "cube-single-play"
 _TASK = "cube-single-singletask-task2-v0"
 _STATE = "demo.json"
+_PHASES = ("data", "train", "sweep", "report")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class DemoConfig:
     test_episodes: int = 100
     # Test all tried weights too, for the report's curves.
     curve: bool = False
-    # Seed of everything.
+    # Seed of training and evaluation; the data are the same for all.
     seed: int = 0
 
 
@@ -51,36 +52,38 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     """Run all phases and return the summary; ``RUN/report.html`` and ``RUN/summary.json`` are the results."""
     from steerflow.progress import console
 
-    phases = _Phases(config)
+    phases = _Phases(config.run)
     size = f"{config.transitions // 1000}k" if config.transitions % 1000 == 0 else str(config.transitions)
     say = console().print
 
     say("[bold]1/4 Data[/]: a scripted expert moves a cube with a robot arm, in MuJoCo")
-    with phases.timed("data"):
+    with phases.timed("data", {"transitions": config.transitions}):
         from steerflow.data.generate import make_data
 
-        data = make_data(_DATA, transitions=config.transitions, seed=config.seed, out=f"{_DATA}-{size}")
+        data = make_data(_DATA, transitions=config.transitions, out=f"{_DATA}-{size}")
 
-    say("[bold]2/4 Training[/]: a flow policy imitates the data, a critic learns what is worth doing; neither sees the other")
-    with phases.timed("train"):
+    say(
+        "[bold]2/4 Training[/]: a flow policy imitates the data, a critic learns what is worth doing; neither sees the other"
+    )
+    settings = TrainConfig(
+        data=str(data.train.path.parent),
+        run=config.run,
+        tasks=(_TASK,),
+        updates=config.updates,
+        seed=config.seed,
+        policy=FlowMatchingConfig(hidden=config.hidden),
+        critic=IQLConfig(hidden=config.hidden),
+    )
+    with phases.timed("train", {"config": dataclasses.asdict(settings), "data": data.train.fingerprint}):
         from steerflow.learn.train import train
 
-        train(
-            TrainConfig(
-                data=str(data.train.path.parent),
-                run=config.run,
-                tasks=(_TASK,),
-                updates=config.updates,
-                seed=config.seed,
-                policy=FlowMatchingConfig(hidden=config.hidden),
-                critic=IQLConfig(hidden=config.hidden),
-            )
-        )
+        train(settings)
 
     say("[bold]3/4 Steering[/]: weights are chosen on some episodes and reported on others")
     models = {name: _checksum(config.run / name) for name in ("policy", f"critic/{_TASK}")}
-    if not phases.finished("sweep", models, config.run / "summary.json"):
-        with phases.timed("sweep", models):
+    asked = {"config": dataclasses.asdict(config), "models": models}
+    if not phases.finished("sweep", asked, config.run / "summary.json"):
+        with phases.timed("sweep", asked):
             _sweep(config)
 
     say("[bold]4/4 Report[/]")
@@ -93,8 +96,8 @@ def demo(config: DemoConfig) -> dict[str, Any]:
         "fingerprint": data.train.fingerprint,
     }
     summary = summarise(config.run, seconds=phases.seconds, data=facts)
-    if not phases.finished("report", models, config.run / "report.html"):
-        with phases.timed("report", models):
+    if not phases.finished("report", asked, config.run / "report.html"):
+        with phases.timed("report", asked):
             from steerflow.report.write import write_report
 
             write_report(config.run)
@@ -132,44 +135,49 @@ def _checksum(artefact: Path) -> str:
 
 
 class _Phases:
-    """Seconds of each phase over all runs of the demo with the same settings, and which phases are finished."""
+    """Seconds of each phase over all calls of the demo, and whether it is finished, in ``RUN/demo.json``.
 
-    def __init__(self, config: DemoConfig) -> None:
+    A phase is the same as before if what it is made ``of``, its settings and input, is the same.
+    """
+
+    def __init__(self, run: Path) -> None:
         from steerflow.artefact import read_json
 
-        self._path = config.run / _STATE
-        settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-        known = read_json(self._path) if self._path.exists() else {}
-        same = known.get("settings") == settings
-        self._state: dict[str, Any] = {"settings": settings, "phases": known["phases"] if same else {}}
+        self._path = run / _STATE
+        self._phases: dict[str, Any] = read_json(self._path) if self._path.exists() else {}
 
     @property
     def seconds(self) -> dict[str, float]:
-        phases = self._state["phases"]
-        return {name: phases[name]["seconds"] for name in ("data", "train", "sweep", "report") if name in phases}
+        return {name: self._phases[name]["seconds"] for name in _PHASES if name in self._phases}
 
-    def finished(self, name: str, of: Any, result: Path) -> bool:
-        phase = self._state["phases"].get(name, {})
-        return phase.get("done", False) and phase["of"] == of and result.exists()
+    def finished(self, name: str, of: Mapping[str, Any], result: Path) -> bool:
+        return self._known(name, of).get("done", False) and result.exists()
 
     @contextmanager
-    def timed(self, name: str, of: Any = None) -> Iterator[None]:
-        """Adds the time of the block, unless the phase was done before: then it only looks at what is there."""
-        phase = self._state["phases"].get(name, {})
-        if phase.get("done") and phase["of"] == of:
-            yield
-            return
-        begin, done = time.monotonic(), False
+    def timed(self, name: str, of: Mapping[str, Any]) -> Iterator[None]:
+        """Adds the time of the block, unless the phase was finished before: then it only looks at what is there."""
+        known = self._known(name, of)
+        begin = time.monotonic()
         try:
             yield
-            done = True
-        finally:
-            spent = round(phase.get("seconds", 0.0) + time.monotonic() - begin, 1)
-            self._state["phases"][name] = {"seconds": spent, "done": done, "of": of}
-            self._write()
+        except KeyboardInterrupt:
+            self._write(name, of, known, time.monotonic() - begin, done=False)
+            raise
+        self._write(name, of, known, time.monotonic() - begin, done=True)
 
-    def _write(self) -> None:
+    def _known(self, name: str, of: Mapping[str, Any]) -> dict[str, Any]:
+        phase = self._phases.get(name, {})
+        return phase if phase.get("of") == _plain(of) else {}
+
+    def _write(self, name: str, of: Mapping[str, Any], known: dict[str, Any], spent: float, done: bool) -> None:
         from steerflow.artefact import write_json
 
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self._path, self._state)
+        if not known.get("done"):
+            seconds = round(known.get("seconds", 0.0) + spent, 1)
+            self._phases[name] = {"seconds": seconds, "done": done, "of": _plain(of)}
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self._path, self._phases)
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(settings, default=str))

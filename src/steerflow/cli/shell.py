@@ -115,8 +115,7 @@ def run(command: Callable[[list[str]], None], arguments: list[str]) -> int:
         if debug:
             traceback.print_exc()
         how = "SIGTERM" if terminated else "Ctrl-C"
-        program = "steerflow" if shutil.which("steerflow") else os.path.relpath(sys.argv[0])
-        again = shlex.join([program, *arguments])
+        again = shlex.join([*_program(), *arguments])
         kept = f" {_kept.message} The same command continues: {again}" if _kept.message else ""
         print(f"\nsteerflow: stopped by {how}.{kept}", file=sys.stderr)
         return TERMINATED if terminated else INTERRUPTED
@@ -132,6 +131,13 @@ def run(command: Callable[[list[str]], None], arguments: list[str]) -> int:
         place = f" while writing {error.filename}" if error.filename else ""
         kept = f" {_kept.message}" if _kept.message else ""
         return _failed(f"The disk is full{place}.{kept} Free some space, then run the same command again.", debug)
+
+
+def _program() -> list[str]:
+    """What to type for this program, as it was called."""
+    if os.path.basename(sys.argv[0]) == "__main__.py":
+        return [sys.executable, "-m", "steerflow"]
+    return ["steerflow" if shutil.which("steerflow") else sys.argv[0]]
 
 
 def _failed(message: str, debug: bool) -> int:
