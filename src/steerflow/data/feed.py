@@ -7,7 +7,6 @@ payload (None where all is on the device); ``data`` is passed to the call as an 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ import numpy as np
 
 from steerflow.data.index import ChunkIndex, Columns, Windows, chunk_rows, pick_windows
 from steerflow.data.store import Store
+from steerflow.machine import free_memory
 from steerflow.spec import Normaliser, Spec
 
 # A resident data set may take this share of the free memory.
@@ -157,4 +157,4 @@ def _free_memory() -> float:
     stats = jax.devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return free_memory() or float("inf")

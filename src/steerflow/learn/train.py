@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,7 @@ def _run_updates(learner: Learner, data: DataSet, normaliser: Normaliser) -> Tra
     )  # fmt: skip
     feed = feed_of(data.train, seed=config.seed)
     validation = feed_of(data.val, seed=config.seed + 1) if data.val is not None else None
-    call = jax.jit(partial(_updates, learner, feed), donate_argnums=0)
+    call = compiled_updates(learner, feed)
     validate = jax.jit(partial(_losses, learner, validation)) if validation is not None else None
     step, state = _restore(learner)
     metrics = config.run / "metrics.jsonl"
@@ -145,8 +146,15 @@ def _run_updates(learner: Learner, data: DataSet, normaliser: Normaliser) -> Tra
     return state
 
 
+def compiled_updates(learner: Learner, feed: Feed) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
+    """``call(state, feed.data, steps, payload)`` -> (state, info): one update for each of ``steps``, compiled as one.
+
+    ``info`` holds the losses of every step. The state that goes in is consumed.
+    """
+    return jax.jit(partial(_updates, learner, feed), donate_argnums=0)
+
+
 def _updates(learner: Learner, feed: Feed, state: TrainState, data: Any, steps: Any, payload: Any):
-    """The compiled call: one update for each step; returns the state and the losses of every step."""
 
     def one(state, x):
         step, part = x
