@@ -27,11 +27,11 @@ class Changes:
     steps: int | None = None
     # Which vector is added to the velocity: none, one_step, noisy, or a sum.
     guidance: str | None = None
-    # How the weight varies over flow time: constant, window(start=0.2), ramp, or normalised (a fraction of the velocity).
+    # How the weight varies over flow time: constant, window(start=0.2), ramp or normalised (a fraction of the velocity).
     schedule: str | None = None
     # Which candidate is executed: first, best_of_n or softmax(temperature=1.0).
     select: str | None = None
-    # How the ensemble of critics becomes one Q: min, mean or pessimistic.
+    # How the ensemble of critics becomes one Q: min, mean or mean_minus_std(k=1.0).
     aggregate: str | None = None
 
     def given(self, plain: bool = False) -> dict[str, Any]:
