@@ -147,7 +147,7 @@ def test_every_figure_is_labelled_and_every_reference_leads_somewhere(page):
     assert set(re.findall(r"url\(#([^)]+)\)", text)) <= set(ids)
     assert {a["href"][1:] for t, a in page.tags if t == "use" and a.get("href")} <= set(ids)  # pyright: ignore
     labels = [a.get("aria-label") for t, a in page.tags if t == "svg" and a.get("role") == "img"]
-    assert len(labels) == 7
+    assert len(labels) == 8
     assert all(labels)
     assert [t for t, _ in page.tags].count("figcaption") == 3
 
@@ -198,11 +198,19 @@ def test_methods_keep_their_looks_and_differ_in_marker_too():
 
 
 def test_text_from_files_is_escaped(tmp_path):
-    task = "<script>alert(1)</script> & \"x\" 'y' $z_1$"
-    page = page_of(make_run(tmp_path / "run", (task,)))
-    assert "script" not in [tag for tag, _ in page.tags]
+    task, method = "<script>alert(1)</script> & \"x\" 'y' $z_1$", '<b onload="x">&$m_1$'
+    rows = fake_rows(task)
+    for row in rows:
+        row["arm"], row["method"] = (row[k].replace("qfql", method) for k in ("arm", "method"))
+    (tmp_path / "evaluations").mkdir()
+    write_lines(tmp_path / "evaluations" / "rows.jsonl", rows)
+    page = page_of(tmp_path)
+    assert not {"script", "b onload"} & {tag for tag, _ in page.tags}
+    assert not [a for _, a in page.tags if "onload" in a]
     assert task in page.text
-    assert any(task in str(a.get("aria-label")) for t, a in page.tags if t == "svg")
+    assert page.row(f"{method} w=0.1")[1] == method
+    labels = [a["aria-label"] for _, a in page.tags if a.get("aria-label")]
+    assert {f"Arms on {task}", f"{method}: results against guidance weight"} <= set(labels)
 
 
 def test_without_evaluations_there_is_still_learning(tmp_path):
@@ -434,7 +442,14 @@ def reacher(tmp_path_factory) -> Path:
 def test_paths_of_a_real_run(reacher):
     page = page_of(reacher)
     assert "paths" in page.ids()
-    assert "40 denoising paths of 10 steps at the first state of test episode 0 of Reacher-v5" in page.text
+    found = re.search(
+        r"10 steps at test episode 0 of Reacher-v5, decision (\d+) of 10, where guidance moves", page.text
+    )
+    assert found
+    assert 1 <= int(found[1]) <= 10
+    moved = re.search(r"moves a chunk by ([\d.]+) on average.*?over the whole episode it is ([\d.]+)\.", page.text)
+    assert moved
+    assert float(moved[1]) > 0
     assert "no picture of denoising paths" not in page.text
     assert page.row("bc")[5] == "–"
 

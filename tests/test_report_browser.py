@@ -70,7 +70,7 @@ def report(tmp_path_factory) -> Path:
 def test_every_figure_is_seen_on_a_wide_screen(report, tmp_path):
     layout = probe(report, tmp_path, 1100)
     figures = layout["figures"]
-    assert len(figures) == 7
+    assert len(figures) == 8
     picture = screenshot(report, tmp_path, 1100, layout["height"])
     background = picture[2, 2]
     for left, top, width, height in figures:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,35 +46,27 @@ class Plot:
 
 
 def q_distribution(name: str, task: str, arms: Sequence[tuple[Arm, list[EpisodeRow]]]) -> Plot | None:
-    """The critic's value of the first chunk, a dot per test episode, for each of ``arms``."""
-    drawn = [(a, [r for r in rows if r.q_first is not None]) for a, rows in arms]
+    """The critic's values of the actions taken, a mark per test episode, for each of ``arms``: at the first decision, and
+    averaged over the episode."""
+    drawn = [(a, [r for r in rows if r.q is not None and r.q_first is not None]) for a, rows in arms]
     drawn = [(a, rows) for a, rows in drawn if rows]
     if not drawn:
         return None
-    looks = marks([a.method for a, _ in drawn])
-    medians = [words.number(float(np.median([_value(r) for r in rows]))) for _, rows in drawn]
     with drawing():
-        figure = new_figure(WIDTH, 46 + 62 * len(drawn))
-        axes = figure.subplots()
-        for i, (arm, rows) in enumerate(drawn):
-            _dots(axes, -i, rows, looks[arm.method])
-            style: Any = {"xycoords": ("axes fraction", "data"), "va": "center"}
-            axes.annotate(arm.arm, (0, -i + 0.42), fontsize=11, weight="bold", **style)
-            axes.annotate(f"median {medians[i]}", (1, -i + 0.42), fontsize=10.5, ha="right", color=MUTED, **style)
-        axes.set(ylim=(-len(drawn) + 0.55, 0.62), yticks=[], xlabel="value of the first decision, Q(s₀, a)")
-        axes.spines["left"].set_visible(False)
-        axes.grid(axis="x")
-        spoken = "; ".join(f"{a.arm}: median {median}" for (a, _), median in zip(drawn, medians, strict=True))
-        svg = to_svg(figure, name, f"Values of the critic by arm on {task}", spoken)
+        panels = (
+            _values_panel(f"{name}-0", "first decision", "Q at the first state, the same for all arms", drawn, _first),
+            _values_panel(f"{name}-1", "whole episode", "Q, mean over the episode's decisions", drawn, _overall),
+        )
     told = any(r.success is not None for _, rows in drawn for r in rows)
     legend = ((swatch(Mark(INK, "o")), "succeeded"), (swatch(Mark(INK, "o"), hollow=True), "failed"))
     caption = (
         f"What the critic thinks of the actions taken on {task}: each mark is one test episode "
-        f"({span(sorted({len(rows) for _, rows in drawn}))} per arm), at the value of its first decision; the bar spans the "
-        "middle half, its tick is the median. All arms start from the same states, so a shift to the right is the steering's "
-        "doing. A shift to the right without more success would mean that steering exploits the critic's errors."
+        f"({span(sorted({len(rows) for _, rows in drawn}))} per arm); the bar spans the middle half, its tick is the median. "
+        "First decisions are taken in the same states, so there a shift to the right is the steering's doing alone; over the "
+        "whole episode, states differ too. A shift to the right without more success would mean that steering exploits the "
+        "critic's errors."
     )
-    return Plot(name, "The critic's value of the actions taken", (svg,), legend if told else (), caption)
+    return Plot(name, "The critic's value of the actions taken", panels, legend if told else (), caption)
 
 
 def learning_curves(name: str, metrics: Sequence[dict[str, Any]]) -> Plot | None:
@@ -107,24 +99,53 @@ def learning_curves(name: str, metrics: Sequence[dict[str, Any]]) -> Plot | None
     return Plot(name, "Training and validation losses", tuple(panels), tuple(legend), caption)
 
 
-def _dots(axes: Axes, at: float, rows: Sequence[EpisodeRow], look: Mark) -> None:
-    ordered = sorted(rows, key=_value)
-    quarter, median, three = np.quantile([_value(r) for r in ordered], [0.25, 0.5, 0.75])
+def _values_panel(
+    name: str,
+    title: str,
+    label: str,
+    drawn: Sequence[tuple[Arm, list[EpisodeRow]]],
+    value: Callable[[EpisodeRow], float],
+) -> str:
+    looks = marks([a.method for a, _ in drawn])
+    medians = [words.number(float(np.median([value(r) for r in rows]))) for _, rows in drawn]
+    figure = new_figure(WIDTH, 62 + 62 * len(drawn))
+    axes = figure.subplots()
+    for i, (arm, rows) in enumerate(drawn):
+        _dots(axes, -i, rows, value, looks[arm.method])
+        style: Any = {"xycoords": ("axes fraction", "data"), "va": "center"}
+        axes.annotate(arm.arm, (0, -i + 0.42), **style)
+        axes.annotate(f"median {medians[i]}", (1, -i + 0.42), ha="right", color=MUTED, **style)
+    axes.set(ylim=(-len(drawn) + 0.55, 0.62), yticks=[], xlabel=label)
+    axes.set_title(title)
+    axes.locator_params(axis="x", nbins=5)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x")
+    spoken = "; ".join(f"{a.arm}: median {median}" for (a, _), median in zip(drawn, medians, strict=True))
+    return to_svg(figure, name, f"The critic's values by arm, {title}", spoken)
+
+
+def _dots(axes: Axes, at: float, rows: Sequence[EpisodeRow], value: Callable[[EpisodeRow], float], look: Mark) -> None:
+    ordered = sorted(rows, key=value)
+    quarter, median, three = np.quantile([value(r) for r in ordered], [0.25, 0.5, 0.75])
     kept = [ordered[i] for i in np.unique(np.linspace(0, len(ordered) - 1, min(len(ordered), _MOST_DOTS)).astype(int))]
     # Multiples of the golden ratio spread neighbours evenly over the band, the same way every time.
     height = at - 0.12 + 0.3 * ((np.arange(len(kept)) * 0.6180339887) % 1)
     for failed, face in ((True, PAPER), (False, look.colour)):
         picked = [i for i, r in enumerate(kept) if (r.success is False) == failed]
         axes.plot(
-            [_value(kept[i]) for i in picked], height[picked], look.marker, markersize=4.2, markerfacecolor=face,
+            [value(kept[i]) for i in picked], height[picked], look.marker, markersize=4.2, markerfacecolor=face,
             markeredgecolor=look.colour, markeredgewidth=1, linestyle="none",
         )  # fmt: skip
     axes.plot([quarter, three], [at - 0.27] * 2, color=look.colour, linewidth=4, solid_capstyle="butt")
     axes.plot([median] * 2, [at - 0.37, at - 0.17], color=INK, linewidth=2)
 
 
-def _value(row: EpisodeRow) -> float:
+def _first(row: EpisodeRow) -> float:
     return row.q_first or 0.0
+
+
+def _overall(row: EpisodeRow) -> float:
+    return row.q or 0.0
 
 
 def _curve_panel(

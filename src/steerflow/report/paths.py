@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 _GRID, _LEVELS = 41, 8
+# Noises at which guidance is compared along an episode, and the decisions that are looked at.
+_NOISES, _MOST_DECISIONS = 8, 200
 
 
 class PathActor(Protocol):
@@ -55,7 +57,7 @@ class Plane:
 
 
 def picture_of_paths(name: str, run: Path, row: EpisodeRow) -> Plot:
-    """The picture at the first state of the episode of ``row``, with the run's policy and critic and the row's recipe."""
+    """The picture at the state of ``row``'s episode where guidance moves actions most, with the run's policy and critic."""
     from steerflow.critic import Critic
     from steerflow.envs.pool import Pool
     from steerflow.policy import Policy
@@ -66,11 +68,38 @@ def picture_of_paths(name: str, run: Path, row: EpisodeRow) -> Plot:
         pool.start(0, row.seed)
         pool.flush()
         policy, critic = Policy.load(run / "policy"), Critic.load(run / "critic" / row.task)
-        observation = np.asarray(pool.wait()[0].observation, np.float32)
-    actor = Actor(policy, critic, Recipe.from_json(row.recipe).structure())
-    where = f"the first state of {row.split} episode {row.episode} of {row.task}"
+        actor = Actor(policy, critic, Recipe.from_json(row.recipe).structure())
+        observation, decision, moved = _strongest_guidance(pool, actor, row)
+    where = f"{row.split} episode {row.episode} of {row.task}, decision {decision + 1} of {len(moved)}"
+    where += ", where guidance moves actions most" if len(moved) > 1 else ""
     paths = sample_paths(actor, observation, row.weight)
-    return paths_plot(name, paths, row.method, where, lambda a: actor.q(np.tile(observation, (len(a), 1)), a))
+    mean = f"; over the whole episode it is {words.number(float(np.mean(moved)), 2)}"
+    return paths_plot(
+        name, paths, row.method, where, lambda a: actor.q(np.tile(observation, (len(a), 1)), a), aside=mean
+    )
+
+
+def _strongest_guidance(pool: Any, actor: Any, row: EpisodeRow) -> tuple[np.ndarray, int, list[float]]:
+    """(observation, decision, distances): along the steered episode, which ``pool`` has begun, how far guidance moves the
+    action chunk (mean over noises), and where it does most."""
+    noises = row.seed + np.arange(_NOISES)
+    seeds, weights = np.tile(noises, 2), np.repeat(np.array([row.weight, 0.0], np.float32), _NOISES)
+    half = (np.asarray(actor.spec.action_high) - np.asarray(actor.spec.action_low)) / 2
+    moved, best = [], np.zeros(0, np.float32)
+    (reply,) = pool.wait()
+    while not reply.done and len(moved) < _MOST_DECISIONS:
+        observation = np.asarray(reply.observation, np.float32)
+        observations = np.tile(observation, (2 * _NOISES, 1))
+        chunks, _ = actor.rows(seeds, np.full(2 * _NOISES, len(moved)), observations, weights)
+        shift = ((chunks[:_NOISES] - chunks[_NOISES:]) / half).reshape(_NOISES, -1)
+        distance = float(np.linalg.norm(shift, axis=1).mean())
+        if distance > max(moved, default=-1.0):
+            best = observation
+        moved.append(distance)
+        # The first noise is the episode's own, so this is the episode that was evaluated.
+        pool.execute(0, chunks[0])
+        (reply,) = pool.wait()
+    return best, int(np.argmax(moved)), moved
 
 
 def sample_paths(
@@ -103,9 +132,10 @@ def paths_plot(
     method: str,
     where: str,
     q: Callable[[Float[np.ndarray, "batch flat"]], Float[np.ndarray, " batch"]] | None = None,
+    aside: str = "",
 ) -> Plot:
     """Two panels with the same axes: without and with guidance. ``q`` maps scaled chunks to the critic's values at the
-    observation of the paths; with it the plane is shaded by the critic's value."""
+    observation of the paths; with it the plane is shaded by the critic's value. ``aside`` goes into the caption."""
     plane = fit_plane(paths)
     looks = marks([CLONING, method])
     flat = [plane.project(p) for p in (paths.plain, paths.guided)]
@@ -125,7 +155,7 @@ def paths_plot(
         f"{count} denoising paths of {steps - 1} steps at {where}, from the same noise (small grey dots) to the action "
         f"chunk (large marks), without guidance and with it. The plane holds the two directions in which the {2 * count} "
         f"actions vary most: {words.percent(plane.explained)} of their variance in {dimensions} dimensions. Guidance moves "
-        f"an action by {words.number(moved, 2)} on average (actions are scaled to [−1, 1]). "
+        f"a chunk by {words.number(moved, 2)} on average (actions are scaled to [−1, 1]){aside}. "
     )
     if landscape is not None:
         caption += (

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # Tuning and test results stand aside of each other by this part of the axis, so that neither hides the other.
 _ASIDE = 0.012
+# The width of a letter in a label, as a part of the weight axis.
+_LETTER = 0.02
 
 
 def success_against_strength(name: str, task: str, families: Sequence[Family]) -> Plot | None:
@@ -113,7 +115,7 @@ def _weight_panel(name: str, family: Family, plain: Sequence[Family], looks: dic
         _mark_choice(right if weight > 0 else left, weight, at, family)
         right.set_title(f"chosen: {words.weight(weight)}", loc="right", color=CHOSEN, fontsize=11, weight="normal")
     left.set_title(f" {family.name}")
-    ticks = _spread(positive, weight or positive[0])
+    ticks = _spread(positive, weight or positive[0], low, high)
     right.set(xscale="log", xlim=(low, high), xlabel="guidance weight w")
     right.set_xticks(ticks, [words.weight(w) for w in ticks])
     right.set_xticks([], minor=True)
@@ -193,14 +195,19 @@ def _measure_axis(axes: Axes, family: Family) -> None:
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
 
 
-def _spread(weights: Sequence[float], first: float, most: int = 7) -> list[float]:
-    """The weights that get a label on the log axis: ``first``, then those that have room beside the ones taken."""
-    gap = np.log(max(weights) / min(weights)) / most
+def _spread(weights: Sequence[float], first: float, low: float, high: float) -> list[float]:
+    """The weights that get a label on the log axis from ``low`` to ``high``: ``first``, then those that have room beside
+    the ones taken."""
+
+    def room(one: float, other: float) -> bool:
+        letters = (len(words.weight(one)) + len(words.weight(other))) / 2
+        return abs(np.log(one / other) / np.log(high / low)) > letters * _LETTER + _LETTER
+
     taken: list[float] = []
     for weight in (first, *weights):
-        if all(abs(np.log(weight / other)) >= gap for other in taken if other != weight):
+        if all(room(weight, other) for other in taken):
             taken.append(weight)
-    return sorted(set(taken))
+    return sorted(taken)
 
 
 def _spoken(families: Sequence[Family]) -> str:

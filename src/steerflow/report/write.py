@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steerflow.artefact import META, write_bytes
+from steerflow.artefact import META, read_json, write_bytes
 from steerflow.errors import SteerflowError
 from steerflow.evaluate.rows import EpisodeRow
 from steerflow.report import words
@@ -176,8 +176,7 @@ def _seed_span(rows: Iterable[EpisodeRow]) -> list[tuple[str, int, int]]:
 
 def _key_facts(run: Run) -> list[tuple[str, str]]:
     """The line under the title: data, updates, episodes, time."""
-    data = run.summary.get("data")
-    data = data if isinstance(data, dict) else {}
+    data = _data(run)
     total = sum(value for _, value, _ in _seconds(run))
     facts = {
         "data": data.get("name"),
@@ -188,6 +187,16 @@ def _key_facts(run: Run) -> list[tuple[str, str]]:
         "time": words.seconds(total) if total else None,
     }
     return [(name, str(value)) for name, value in facts.items() if value is not None]
+
+
+def _data(run: Run) -> dict[str, Any]:
+    """What was trained on: as summary.json tells, else as the policy does."""
+    told = run.summary.get("data")
+    if isinstance(told, dict) and told:
+        return told
+    meta = run.folder / "policy" / META
+    told = read_json(meta).get("data") if meta.exists() else None
+    return told if isinstance(told, dict) else {}
 
 
 def _seconds(run: Run) -> list[tuple[str, float, float]]:
@@ -215,7 +224,8 @@ def _details(run: Run, notes: list[str]) -> list[tuple[str, list[tuple[str, str]
             networks.append((title, _network_facts(folder)))
         except SteerflowError as error:
             notes.append(f"{title}: {error}")
-    return told(["data"]) + networks + told(["seeds", "timing", "versions"])
+    data = [("Data", words.flat(_data(run)))] if _data(run) else []
+    return data + networks + told(["seeds", "timing", "versions"])
 
 
 def _network_facts(folder: Path) -> list[tuple[str, str]]:
@@ -242,7 +252,7 @@ def _require_artefacts(run: Run, rows: Sequence[EpisodeRow]) -> None:
 
 
 def _paths(run: Run, found: Sequence[Family], notes: list[str]) -> Plot | None:
-    """The picture of denoising paths at the first state of a test episode; None and a note where it cannot be made."""
+    """The picture of denoising paths along a steered test episode; None and a note where it cannot be made."""
     lead = leading([f for f in found if f.weighted and f.result is not None and f.result.candidates == 1])
     rows = run.rows_of(lead.result) if lead and lead.result else []
     if not rows:
@@ -253,7 +263,7 @@ def _paths(run: Run, found: Sequence[Family], notes: list[str]) -> Plot | None:
         _require_artefacts(run, rows)
         from steerflow.report.paths import picture_of_paths
 
-        return picture_of_paths("paths", run.folder, rows[0])
+        return picture_of_paths("paths", run.folder, next((r for r in rows if r.success), rows[0]))
     except (SteerflowError, _Missing) as error:
         notes.append(f"There is no picture of denoising paths: {error}")
         return None
