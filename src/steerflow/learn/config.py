@@ -69,8 +69,9 @@ class TrainConfig:
     batch: int = 256
     # Seed of the networks, the batches and the noise.
     seed: int = 0
-    # Observations as networks see them: "standard" has mean 0 and deviation 1 over the data, "none" is as stored.
-    normalise: Literal["standard", "none"] = "standard"
+    # Observations as networks see them: "none" is as stored, as in OGBench's and QGF's code; "standard" has mean 0 and
+    # deviation 1 over the data. Use it for raw units such as pixels; it also blows up dimensions that hardly vary.
+    normalise: Literal["none", "standard"] = "none"
     # Settings of behaviour cloning.
     policy: FlowMatchingConfig = field(default_factory=FlowMatchingConfig)
     # Settings of the critics.

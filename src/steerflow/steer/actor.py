@@ -21,7 +21,7 @@ from steerflow.steer.recipe import Recipe
 from steerflow.steer.sample import Sampled, sample
 
 # Rows are served in blocks of this size, so that a row's result never depends on how many others wait.
-_BLOCK = 16
+_BLOCK = 8
 
 
 class Actor:
