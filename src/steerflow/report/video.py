@@ -150,6 +150,8 @@ def _in_process(job: dict[str, Any], folder: Path, backend: str) -> tuple[int, s
     """(exit status, last line of its errors) of the recording process."""
     # The parent may hold most of a GPU's memory.
     environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    # Tasks may be registered by modules that only this process's path finds.
+    environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
     environment.pop("MUJOCO_GL", None)
     environment.pop("PYOPENGL_PLATFORM", None)
     if backend:
@@ -158,7 +160,13 @@ def _in_process(job: dict[str, Any], folder: Path, backend: str) -> tuple[int, s
     command = [sys.executable, "-m", "steerflow.report.video", str(folder)]
     try:
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=_MOST_SECONDS, check=False
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_MOST_SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return 1, f"it took longer than {_MOST_SECONDS} s"
