@@ -30,7 +30,7 @@ from steerflow.run import keep_config, keep_lines, locked, stoppable
 from steerflow.spec import Normaliser, Spec
 
 _KEPT_CHECKPOINTS = 2
-_VALIDATION_BATCHES = 4
+_VALIDATION_BATCHES = 16
 # What may change when a run is continued.
 _FREE = ("updates", "run", "feed", "save_seconds")
 
