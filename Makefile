@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 # $(call install,FILE): install the pinned packages of FILE, then this one, and count them aloud.
 define install
 	@total=$$(grep -c '==' $(1)); ( $(PIP) --require-hashes -r $(1) 2>&1 || echo "pip failed" ) | awk -v total=$$total ' \
-	  /^(Collecting|Processing)/ { printf "\r  %d of at most %d packages: %-40.40s", ++n, total, $$2; fflush() } \
+	  /^(Collecting|Processing)/ { sub(".*/", "", $$2); printf "\r  %d of at most %d packages: %-40.40s", ++n, total, $$2; fflush() } \
 	  /^Installing/ { printf "\r  unpacking %d packages (a minute on a slow disk) %-20s", n, ""; fflush() } \
 	  /^ERROR|^error:|^  *ERROR/ { print "\n" $$0 } /^pip failed$$/ { failed = 1 } END { print ""; exit failed }'
 	@$(PIP) --quiet --no-build-isolation -e .

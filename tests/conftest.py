@@ -9,7 +9,7 @@ _CACHE = tempfile.TemporaryDirectory(prefix="steerflow-xla-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
-from jaxtyping import install_import_hook
+from jaxtyping import install_import_hook  # noqa: E402
 
 # Shapes in signatures are checked at run time, in tests only; before the modules are imported.
 install_import_hook(["steerflow.learn", "steerflow.steer"], "beartype.beartype")
