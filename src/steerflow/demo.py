@@ -16,6 +16,8 @@ from steerflow.learn.config import FlowMatchingConfig, IQLConfig, TrainConfig
 _DATA = "cube-single-play"
 _TASK = "cube-single-singletask-task2-v0"
 _STATE = "demo.json"
+# Validation only draws curves in the report; a twentieth of the data is enough for that.
+_VAL_FRACTION = 0.05
 _PHASES = ("data", "train", "sweep", "report")
 
 
@@ -29,9 +31,9 @@ class DemoConfig:
     # Run folder.
     run: Path = Path("runs/demo")
     # Transitions of training data.
-    transitions: int = 300_000
+    transitions: int = 500_000
     # Gradient updates.
-    updates: int = 30_000
+    updates: int = 16_000
     # Hidden layers of the networks.
     hidden: tuple[int, ...] = (256, 256, 256, 256)
     # Methods to compare with behaviour cloning.
@@ -60,7 +62,7 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     with phases.timed("data", {"transitions": config.transitions}):
         from steerflow.data.generate import make_data
 
-        data = make_data(_DATA, transitions=config.transitions, out=f"{_DATA}-{size}")
+        data = make_data(_DATA, transitions=config.transitions, val_fraction=_VAL_FRACTION, out=f"{_DATA}-{size}")
 
     say(
         "[bold]2/4 Training[/]: a flow policy imitates the data, a critic learns what is worth doing; neither sees the other"
