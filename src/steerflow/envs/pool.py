@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 from steerflow.envs.tasks import TaskError, require_known_task
 from steerflow.envs.worker import pack, unpack
+from steerflow.machine import usable_cores
 
 _SINGLE_THREADED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
@@ -66,7 +67,7 @@ class Pool:
 
     def __init__(self, task: str, workers: int | None = None, lanes: int = 8) -> None:
         self.task = require_known_task(task)
-        self.workers = workers or default_workers()
+        self.workers = workers or usable_cores()
         self.lanes = self.workers * lanes
         self.builds = 0
         self._outbox: dict[int, list] = {}
@@ -173,11 +174,6 @@ class Pool:
         hint = " It may have run out of memory; try fewer workers or lanes." if code == -signal.SIGKILL else ""
         said = "\n" + "\n".join(last) if last else ""
         return TaskError(f"A worker process of {self.task!r} died ({how}).{hint}{said}")
-
-
-def default_workers() -> int:
-    """One per core that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def worker_environment() -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -20,6 +19,7 @@ from steerflow.data.generate.workers import KEPT, Facts, Part, Plan, fill_parts
 from steerflow.data.generate.world import SPLITS, GenerationError
 from steerflow.data.store import DataSet, Store, StoreWriter, data_root
 from steerflow.errors import DataError
+from steerflow.machine import usable_cores
 from steerflow.progress import bar, console
 
 # Rows of a part file: a few seconds of work, which is what a kill can cost.
@@ -103,7 +103,7 @@ def generate(
                 f"Could not write to {target.parent}: {error.strerror}. Choose another out."
             ) from error
         parts = [part for split in SPLITS for part in _parts(split, counts[split], settings.rows)]
-        facts = _generate_parts(plan, parts, settings.rows, workers or _cores())
+        facts = _generate_parts(plan, parts, settings.rows, workers or usable_cores())
         # The training store last: a data set without one is no data set.
         for split in reversed(SPLITS):
             if counts[split]:
@@ -232,7 +232,3 @@ def _require_space(folder: Path, rows: int, bytes_per_row: int) -> None:
             f"This needs {needed / 1e9:.2f} GB of free disk at {folder.parent.parent}, and {free / 1e9:.2f} GB are free. "
             "Free some space, give another --out, or make less (--transitions)."
         )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
