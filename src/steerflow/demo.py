@@ -158,7 +158,11 @@ class _Phases:
     @contextmanager
     def timed(self, name: str, of: Mapping[str, Any]) -> Iterator[None]:
         """Adds the time of the block, unless the phase was finished before: then it only looks at what is there."""
+        from steerflow.progress import console
+
         known = self._known(name, of)
+        if known.get("done"):
+            console().print(f"    there already, made in {known['seconds']:.0f} s", style="dim")
         begin = time.monotonic()
         try:
             yield
