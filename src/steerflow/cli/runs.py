@@ -59,6 +59,9 @@ def require_tasks(run: Path, names: Sequence[str], critic: Path | None = None) -
     for task in tasks if critic is None else ():
         if task not in known:
             raise unknown(
-                "task", task, known, f"Its critic is not in {run}; train it: steerflow train critic --data NAME --task {task}"
+                "task",
+                task,
+                known,
+                f"Its critic is not in {run}; train it: steerflow train critic --data NAME --task {task}",
             )
     return tasks
