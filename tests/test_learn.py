@@ -352,3 +352,5 @@ def test_a_critic_without_a_task_or_with_an_unknown_one_is_refused(small_data, t
         train(small_config(small_data, tmp_path / "run", tasks=()))
     with pytest.raises(SteerflowError, match="reach"):
         train(small_config(small_data, tmp_path / "run", tasks=("raech",)))
+    # The mistake does not bind the run folder.
+    train(small_config(small_data, tmp_path / "run", updates=5))

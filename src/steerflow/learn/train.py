@@ -44,13 +44,14 @@ def train(config: TrainConfig) -> Path:
     data = DataSet.open(config.data)
     config = _resolve(config, data)
     with locked(config.run):
-        fields = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-        keep_config(config.run, config.learn, {**fields, "data_fingerprint": data.train.fingerprint}, _FREE)
         for split in (data.train, data.val):
             for task in config.tasks:
                 if split is not None:
                     _require_rewards(split, task, data.name)
         spec = spec_of(data.train, config.chunk)
+        # Only settings that can be used are kept, so that a mistyped task does not bind the run folder.
+        fields = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+        keep_config(config.run, config.learn, {**fields, "data_fingerprint": data.train.fingerprint}, _FREE)
         normaliser = Normaliser.identity(spec.observation_dim)
         if config.normalise == "standard":
             normaliser = Normaliser.fit(data.train.observations)
