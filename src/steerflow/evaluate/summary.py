@@ -116,12 +116,12 @@ def chosen_arm(rows: Sequence[EpisodeRow], curve: Curve) -> str:
 
 def _choices(rows: Sequence[EpisodeRow], scales: Mapping[str, float]) -> list[dict[str, Any]]:
     found = []
+    tuned = [row for row in rows if row.split == "tune"]
+    arms = {arm[0].arm: arm_summary(arm) for arm in _grouped(tuned, lambda row: (row.arm,))}
     for curve in curves(rows):
         if len(curve.points) < 2:
             continue
         point = best(curve.points)
-        tuned = [row for row in rows if row.split == "tune"]
-        arms = {row.arm: arm_summary([r for r in tuned if r.arm == row.arm]) for row in tuned}
         listed = ("arm", "weight", "candidates", "episodes", "successes", "success", "ci_low", "ci_high", "mean_return")
         found.append(
             {
