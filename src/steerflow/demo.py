@@ -18,7 +18,7 @@ _TASK = "cube-single-singletask-task2-v0"
 _STATE = "demo.json"
 # Validation only draws curves in the report; a twentieth of the data is enough for that.
 _VAL_FRACTION = 0.05
-_PHASES = ("data", "train", "sweep", "report")
+PHASES = ("data", "train", "sweep", "report")
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class _Phases:
 
     @property
     def seconds(self) -> dict[str, float]:
-        return {name: self._phases[name]["seconds"] for name in _PHASES if name in self._phases}
+        return {name: self._phases[name]["seconds"] for name in PHASES if name in self._phases}
 
     def finished(self, name: str, of: Mapping[str, Any], result: Path) -> bool:
         return self._known(name, of).get("done", False) and result.exists()
