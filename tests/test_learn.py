@@ -347,6 +347,15 @@ def test_two_processes_may_not_write_one_run_folder(small_data, tmp_path):
         train(small_config(small_data, tmp_path / "run"))
 
 
+def test_an_error_inside_a_locked_run_folder_is_not_taken_for_the_locks(tmp_path):
+    from steerflow.run import locked
+
+    with pytest.raises(FileNotFoundError, match="elsewhere"), locked(tmp_path / "run"):
+        raise FileNotFoundError("elsewhere")
+    with locked(tmp_path / "run"):
+        pass
+
+
 def test_a_critic_without_a_task_or_with_an_unknown_one_is_refused(small_data, tmp_path):
     with pytest.raises(SteerflowError, match="needs a task"):
         train(small_config(small_data, tmp_path / "run", tasks=()))

@@ -22,17 +22,21 @@ from steerflow.errors import ArtefactError, SteerflowError
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
     """Hold the run folder; raises at once if another process holds it. A killed process holds nothing."""
+    # Errors of the block itself are not the lock's: they pass as they are.
     try:
         run.mkdir(parents=True, exist_ok=True)
         lock = FileLock(run / ".lock", timeout=0)
-        with lock.acquire():
-            yield
+        lock.acquire()
     except Timeout as error:
         raise SteerflowError(
             f"Another process is writing {run}. Wait for it, or give this one another --run."
         ) from error
     except OSError as error:
         raise SteerflowError(f"Could not use {run}: {error.strerror or error}.") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

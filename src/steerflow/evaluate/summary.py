@@ -9,7 +9,7 @@ from typing import Any
 
 from steerflow.artefact import package_versions, read_json, write_json
 from steerflow.errors import ArtefactError
-from steerflow.evaluate.choose import Curve, best, curves
+from steerflow.evaluate.choose import best, curves
 from steerflow.evaluate.rows import EpisodeRow, read_run
 from steerflow.evaluate.statistics import mean_interval, paired_difference, stratified_interval, wilson
 from steerflow.evaluate.timing import read_timing
@@ -107,11 +107,6 @@ def aggregate(summaries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             {"method": method, "iqm": value, "ci_low": low, "ci_high": high, "tasks": len(by_task), "runs": runs}
         )
     return found
-
-
-def chosen_arm(rows: Sequence[EpisodeRow], curve: Curve) -> str:
-    """The name of the arm that a tuning curve chooses."""
-    return best(curve.points).arm
 
 
 def _choices(rows: Sequence[EpisodeRow], scales: Mapping[str, float]) -> list[dict[str, Any]]:

@@ -71,10 +71,6 @@ def count(value: float) -> str:
     return f"{value:.0f}"
 
 
-def plural(amount: int, noun: str) -> str:
-    return f"{amount:,} {noun}" + ("" if amount == 1 else "s")
-
-
 def flat(data: Any, prefix: str = "") -> list[tuple[str, str]]:
     """A nested mapping as (name, text) pairs for a list of facts."""
     if isinstance(data, dict):

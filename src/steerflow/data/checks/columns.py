@@ -117,7 +117,7 @@ def _observations(scan: Scan) -> list[Finding]:
         found.append(Finding("warning", "observations", message))
     if small.any():
         message = (
-            f"Varying by less than 1e-3: {dimensions(small)}. Normalisation treats them as if they varied by that much; "
+            f"Varying by less than 1e-3: {dimensions(small)}. --normalise standard treats them as if they varied by that much; "
             "other units would make them visible to the networks."
         )
         found.append(Finding("note", "observations", message))
