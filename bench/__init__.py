@@ -1,0 +1,1 @@
+"""Benchmarks: this project, the usual way and the machine's limit, measured in the same run."""
