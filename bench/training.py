@@ -1,0 +1,89 @@
+"""Training: updates per second of a policy and its critics, beside the usual way and what matrix products alone allow.
+
+The limit counts the floating-point operations of all products of one update (forward, and two products backward for each
+layer that is trained) over the rate of products of the same shape, measured between the other timings.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from bench import usual
+from bench.measure import Options, Table, product_rate
+from steerflow.data.feed import make_feed
+from steerflow.data.store import DataSet
+from steerflow.learn.config import FlowMatchingConfig, IQLConfig, TrainConfig
+from steerflow.learn.networks import MLP
+from steerflow.learn.state import Learner
+from steerflow.learn.train import compiled_updates, spec_of
+from steerflow.spec import Normaliser
+
+_BATCH = 256
+
+
+def product_flops(tree, batch: int, forward: int, trained: bool) -> float:
+    """FLOPs of the products of every MLP in ``tree``: ``forward`` passes, and a backward pass if it is trained."""
+    total = 0.0
+    for mlp in jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, MLP)):
+        for n, layer in enumerate((*mlp.layers, mlp.output)):
+            one = 2 * batch * layer.weight.size  # leading ensemble and task axes count in size
+            total += forward * one + trained * (one + (one if n else 0))
+    return total
+
+
+def update_flops(state, batch: int) -> float:
+    policy, critics = state.policy, state.critics
+    return (
+        product_flops(policy.velocity, batch, 1, True)
+        + product_flops(critics.critics, batch, 1, True)
+        + product_flops(critics.target, batch, 1, False)
+        + product_flops(critics.value, batch, 2, True)
+    )
+
+
+def measure(options: Options) -> Table:
+    table = Table("training", f"Training a policy and its critics, batch {_BATCH}, chunk 5", {"data": options.data})
+    store = DataSet.open(options.data).train
+    for width in options.hidden:
+        _width(table, store, width, options)
+    return table
+
+
+def _width(table: Table, store, width: int, options: Options) -> None:
+    hidden, group = (width,) * 4, f"4x{width}"
+    config = TrainConfig(
+        data=options.data, run=Path(), tasks=(options.task,), batch=_BATCH,
+        policy=FlowMatchingConfig(hidden=hidden), critic=IQLConfig(hidden=hidden),
+    )  # fmt: skip
+    learner = Learner(config, spec_of(store, config.chunk))
+    feed = make_feed(
+        "memory", store, spec=learner.spec, normaliser=Normaliser.identity(learner.spec.observation_dim),
+        tasks=learner.tasks, seed=0, batch=_BATCH, horizon=config.chunk,
+    )  # fmt: skip
+    updates = 50 if options.quick else 250
+    call, state = compiled_updates(learner, feed), jax.jit(learner.init)()
+    agent = usual.agent(0, learner.spec.observation_dim, learner.spec.flat_dim, hidden)
+    sampler = usual.Sampler(store, options.task, _BATCH, config.chunk)
+    flops = update_flops(state, _BATCH)
+    ours, theirs, limits = [], [], []
+    # In turn, so that a change of the machine's speed meets all alike; the first round warms up.
+    for n in range(options.repeats + 1):
+        limits.append(product_rate(_BATCH, width) / flops)
+        begin = time.perf_counter()
+        state, _ = call(state, feed.data, np.arange(n * updates, (n + 1) * updates, dtype=np.int32), None)
+        jax.block_until_ready(state)
+        ours.append(updates / (time.perf_counter() - begin))
+        begin = time.perf_counter()
+        agent = usual.train(agent, sampler, updates)
+        theirs.append(updates / (time.perf_counter() - begin))
+    note = f"{flops / 1e9:.3f} GFLOP of products in an update"
+    table.add(group, "matrix products alone", "limit", "updates/s", limits[1:], note)
+    rate = table.add(group, "steerflow", "steerflow", "updates/s", ours[1:])
+    table.add(group, "the usual way", "usual", "updates/s", theirs[1:])
+    table.ratio(f"{group}: share of the limit", rate / statistics.median(limits[1:]), ">= 0.9 at 4x512")
+    table.ratio(f"{group}: times the usual way", rate / statistics.median(theirs[1:]), ">= 1.3 at 4x256")
