@@ -63,7 +63,7 @@ def _width(table: Table, store, width: int, options: Options) -> None:
     learner = Learner(config, spec_of(store, config.chunk))
     feed = make_feed(
         "memory", store, spec=learner.spec, normaliser=Normaliser.identity(learner.spec.observation_dim),
-        tasks=learner.tasks, seed=0, batch=_BATCH, horizon=config.chunk,
+        tasks=learner.tasks, seeds=(0,), batch=_BATCH, horizon=config.chunk,
     )  # fmt: skip
     updates = 50 if options.quick else 250
     call, state = compiled_updates(learner, feed), jax.jit(learner.init)()
@@ -75,7 +75,8 @@ def _width(table: Table, store, width: int, options: Options) -> None:
     for n in range(options.repeats + 1):
         limits.append(product_rate(_BATCH, width) / flops)
         begin = time.perf_counter()
-        state, _ = call(state, feed.data, np.arange(n * updates, (n + 1) * updates, dtype=np.int32), None)
+        steps = np.arange(n * updates, (n + 1) * updates, dtype=np.int32)
+        state, _ = call(state, feed.data, steps, feed.payload(n * updates, updates))
         jax.block_until_ready(state)
         ours.append(updates / (time.perf_counter() - begin))
         begin = time.perf_counter()

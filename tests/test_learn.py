@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 from steerflow.critic import Critic
-from steerflow.data.feed import ResidentFeed, StreamFeed
+from steerflow.data.feed import ResidentFeed, StreamFeed, resident_bytes
 from steerflow.data.index import Chunks, Windows, to_chunks
 from steerflow.errors import ArtefactError, SteerflowError, TrainingError
 from steerflow.learn import flow_matching, iql
@@ -176,26 +177,46 @@ def test_an_incomplete_chunk_is_no_sample_for_the_critic():
         np.testing.assert_array_equal(x, y)
 
 
-def feeds(data, chunk=3, horizon=4, tasks=("reach", "reach-far")):
+def feeds(data, chunk=3, horizon=4, tasks=("reach", "reach-far"), seeds=(7,)):
     spec = spec_of(data.train, chunk)
     normaliser = Normaliser.fit(data.train.observations)
-    resident = ResidentFeed.of(data.train, spec, normaliser, tasks, seed=7, batch=5, horizon=horizon)
-    return resident, StreamFeed(data.train, spec, normaliser, tasks, 7, 5, horizon)
+    resident = ResidentFeed.of(data.train, spec, normaliser, tasks, seeds=seeds, batch=5, horizon=horizon)
+    return resident, StreamFeed(data.train, spec, normaliser, tasks, seeds, 5, horizon)
 
 
 def test_streamed_and_resident_batches_are_the_same_bytes(small_data):
     resident, stream = feeds(small_data)
     for first in (0, 4, 100):
-        streamed = stream.payload(first, 4)
+        streamed, drawn = stream.payload(first, 4), resident.payload(first, 4)
         for n in range(4):
-            part = jax.tree.map(lambda x, n=n: x[n], streamed)
-            for a, b in zip(resident.windows(resident.data, first + n, None), part, strict=True):
+            part = jax.tree.map(lambda x, n=n: x[n, 0], streamed)
+            for a, b in zip(resident.windows(resident.data, first + n, drawn[n, 0]), part, strict=True):
                 np.testing.assert_array_equal(a, b)
+
+
+def test_each_of_several_seeds_draws_the_batches_of_a_run_with_that_seed_alone(small_data):
+    seeds = (7, 0, 2**31 + 5)
+    for feed, *alone in zip(
+        feeds(small_data, seeds=seeds), *(feeds(small_data, seeds=(s,)) for s in seeds), strict=True
+    ):
+        together = feed.payload(3, 2)
+        batches = jax.vmap(partial(feed.windows, feed.data, 4))(jax.tree.map(lambda x: x[1], together))
+        for number, one in enumerate(alone):
+            part = jax.tree.map(lambda x: x[1, 0], one.payload(3, 2))
+            for a, b in zip(batches, one.windows(one.data, 4, part), strict=True):
+                np.testing.assert_array_equal(a[number], b)
+        assert not np.array_equal(batches.observations[0], batches.observations[1])
+
+
+def test_the_bytes_of_resident_data_are_told_before(small_data):
+    resident, _ = feeds(small_data)
+    told = resident_bytes(small_data.train, ("reach", "reach-far"))
+    assert told == sum(x.nbytes for x in jax.tree.leaves(resident.data))
 
 
 def test_batches_are_uniform_over_all_chunks(small_data):
     resident, _ = feeds(small_data)
-    draw = jax.jit(jax.vmap(lambda step: resident.windows(resident.data, step, None).observations[:, 0]))
+    draw = jax.jit(jax.vmap(lambda step: resident.windows(resident.data, step, 7).observations[:, 0]))
     drawn = np.asarray(draw(jnp.arange(4000))).ravel()
     _, counts = np.unique(drawn, return_counts=True)
     assert len(counts) == small_data.train.transitions

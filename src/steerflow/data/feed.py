@@ -1,8 +1,9 @@
 """Batches of chunks: drawn on the device from data that live there, or streamed from the memory-mapped store.
 
 Both draw the same batch for the same (seed, step), uniformly over all chunks of the store. For n updates in one compiled
-call, ``payload(first, n)`` runs outside and ``windows(data, step, part)`` inside it, for each step and its part of the
-payload (None where all is on the device); ``data`` is passed to the call as an argument.
+call, ``payload(first, n)`` runs outside: its leaves have leading axes (n, seed). Inside, ``windows(data, step, part)`` is
+the batch of one seed at one step, for that seed's part of the payload; ``jax.vmap`` over the parts gives the batches of
+all seeds, each the one that a run with that seed alone draws. ``data`` is passed to the call as an argument.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from steerflow.spec import Normaliser, Spec
 _RESIDENT_SHARE = 1 / 3
 
 
-def draw_numbers(seed: int, step, batch: int, count: int):
+def draw_numbers(seed, step, batch: int, count: int):
     """Chunk numbers of the batch at ``step``: a pure function of (seed, step)."""
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 0), step)
     return jax.random.randint(key, (batch,), 0, count, dtype=jnp.int32)
@@ -36,7 +37,7 @@ def draw_numbers(seed: int, step, batch: int, count: int):
 class ResidentFeed:
     """All columns on the device; a batch is drawn inside the compiled call, without any Python per step."""
 
-    seed: int
+    seeds: np.ndarray
     batch: int
     chunk: int
     horizon: int
@@ -50,7 +51,7 @@ class ResidentFeed:
         normaliser: Normaliser,
         tasks: Sequence[str],
         *,
-        seed: int,
+        seeds: Sequence[int],
         batch: int,
         horizon: int,
     ) -> ResidentFeed:
@@ -61,14 +62,15 @@ class ResidentFeed:
             **_rewards(store, tasks),
         )
         data = jax.device_put((columns, index.first_chunk, index.episode_ends))
-        return ResidentFeed(seed, batch, spec.chunk, horizon, index.count, data)
+        return ResidentFeed(_numbers(seeds), batch, spec.chunk, horizon, index.count, data)
 
-    def payload(self, first: int, n: int) -> None:
-        return None
+    def payload(self, first: int, n: int) -> np.ndarray:
+        """The seeds, for each step."""
+        return np.broadcast_to(self.seeds, (n, len(self.seeds)))
 
-    def windows(self, data: Any, step: Any, part: None) -> Windows:
+    def windows(self, data: Any, step: Any, part: Any) -> Windows:
         columns, first_chunk, episode_ends = data
-        numbers = draw_numbers(self.seed, step, self.batch, self.count)
+        numbers = draw_numbers(part, step, self.batch, self.count)
         rows, last = chunk_rows(jnp, numbers, first_chunk, episode_ends)
         return pick_windows(jnp, columns, rows, last, chunk=self.chunk, horizon=self.horizon)
 
@@ -81,7 +83,7 @@ class StreamFeed:
     spec: Spec
     normaliser: Normaliser
     tasks: Sequence[str]
-    seed: int
+    seeds: Sequence[int]
     batch: int
     horizon: int
     data: Any = None
@@ -92,7 +94,7 @@ class StreamFeed:
         self._columns = Columns(self.store.observations, self.store.actions, **_rewards(self.store, self.tasks))
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="steerflow-feed")
         draw = partial(draw_numbers, batch=self.batch, count=self._index.count)
-        self._draw = jax.jit(jax.vmap(draw, in_axes=(None, 0)))
+        self._draw = jax.jit(jax.vmap(jax.vmap(draw, in_axes=(0, None)), in_axes=(None, 0)))
 
     def payload(self, first: int, n: int) -> Windows:
         ready = self._ahead.pop((first, n), None)
@@ -104,9 +106,9 @@ class StreamFeed:
         return part
 
     def _read(self, first: int, n: int) -> Windows:
-        numbers = np.asarray(self._draw(self.seed, np.arange(first, first + n, dtype=np.int32)))
+        numbers = np.asarray(self._draw(_numbers(self.seeds), np.arange(first, first + n, dtype=np.int32)))
         batches = []
-        for row_numbers in numbers:
+        for row_numbers in numbers.reshape(-1, self.batch):
             rows, last = chunk_rows(np, row_numbers, self._index.first_chunk, self._index.episode_ends)
             picked = pick_windows(np, self._columns, rows, last, chunk=self.spec.chunk, horizon=self.horizon)
             batches.append(
@@ -116,7 +118,8 @@ class StreamFeed:
                     actions=self.spec.scale_actions(picked.actions),
                 )
             )
-        return Windows(*(np.stack(parts) for parts in zip(*batches, strict=True)))
+        stacked = Windows(*(np.stack(parts) for parts in zip(*batches, strict=True)))
+        return jax.tree.map(lambda x: x.reshape(n, len(self.seeds), *x.shape[1:]), stacked)
 
 
 Feed = ResidentFeed | StreamFeed
@@ -129,17 +132,29 @@ def make_feed(
     spec: Spec,
     normaliser: Normaliser,
     tasks: Sequence[str],
-    seed: int,
+    seeds: Sequence[int],
     batch: int,
     horizon: int,
 ) -> Feed:
     """The feed named ``kind`` ("memory", "stream"), or for "auto" the one that this machine's memory allows."""
     if kind == "auto":
-        bytes_needed = 2 * (store.observations.nbytes + store.actions.nbytes + 8 * store.rows * max(1, len(tasks)))
-        kind = "memory" if bytes_needed <= _RESIDENT_SHARE * _free_memory() else "stream"
+        # Twice: the columns as networks see them are made on the host and then put on the device.
+        needed = 2 * resident_bytes(store, tasks)
+        kind = "memory" if needed <= _RESIDENT_SHARE * _free_memory() else "stream"
     if kind == "memory":
-        return ResidentFeed.of(store, spec, normaliser, tasks, seed=seed, batch=batch, horizon=horizon)
-    return StreamFeed(store, spec, normaliser, tasks, seed, batch, horizon)
+        return ResidentFeed.of(store, spec, normaliser, tasks, seeds=seeds, batch=batch, horizon=horizon)
+    return StreamFeed(store, spec, normaliser, tasks, seeds, batch, horizon)
+
+
+def resident_bytes(store: Store, tasks: Sequence[str]) -> int:
+    """Bytes that the columns take on the device, whatever the number of seeds: float32 but for the episode index."""
+    dims = store.observations.shape[1] + store.actions.shape[1] + 2 * len(tasks)
+    return 4 * (dims * store.rows + 2 * store.episodes)
+
+
+def _numbers(seeds: Sequence[int]) -> np.ndarray:
+    # As jax.random.key takes large seeds where 64-bit types are off.
+    return np.asarray(seeds, np.int64).astype(np.int32)
 
 
 def _rewards(store: Store, tasks: Sequence[str]) -> dict[str, np.ndarray]:

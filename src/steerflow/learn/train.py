@@ -118,8 +118,8 @@ def _run_updates(learner: Learner, data: DataSet, normaliser: Normaliser) -> Tra
         make_feed, config.feed, spec=learner.spec, normaliser=normaliser, tasks=learner.tasks,
         batch=config.batch, horizon=config.critic.horizon or config.chunk,
     )  # fmt: skip
-    feed = feed_of(data.train, seed=config.seed)
-    validation = feed_of(data.val, seed=config.seed + 1) if data.val is not None else None
+    feed = feed_of(data.train, seeds=(config.seed,))
+    validation = feed_of(data.val, seeds=(config.seed + 1,)) if data.val is not None else None
     call = compiled_updates(learner, feed)
     validate = jax.jit(partial(_losses, learner, validation)) if validation is not None else None
     step, state = _restore(learner)
@@ -159,7 +159,7 @@ def _updates(learner: Learner, feed: Feed, state: TrainState, data: Any, steps: 
 
     def one(state, x):
         step, part = x
-        chunks = to_chunks(feed.windows(data, step, part), learner.config.critic.discount)
+        chunks = to_chunks(feed.windows(data, step, _of_seed(part)), learner.config.critic.discount)
         return learner.update(state, chunks, step)
 
     return jax.lax.scan(one, state, (steps, payload))
@@ -170,10 +170,15 @@ def _losses(learner: Learner, feed: Feed, state: TrainState, data: Any, steps: A
 
     def one(_, x):
         step, part = x
-        chunks = to_chunks(feed.windows(data, step, part), learner.config.critic.discount)
+        chunks = to_chunks(feed.windows(data, step, _of_seed(part)), learner.config.critic.discount)
         return None, learner.validate(state, chunks, step)
 
     return jax.lax.scan(one, None, (steps, payload))[1]
+
+
+def _of_seed(part: Any, number: int = 0) -> Any:
+    """What one seed's batch is made of."""
+    return jax.tree.map(lambda x: x[number], part)
 
 
 def _names(learner: Learner) -> list[str]:
