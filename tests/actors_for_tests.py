@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from steerflow.amortised import AmortisedGradient, AmortisedGuidance
 from steerflow.critic import Critic, CriticNetworks
 from steerflow.evaluate.rollout import Arm
 from steerflow.learn.networks import Critics, Value, Velocity
@@ -64,3 +65,13 @@ def untrained(run: Path, task: str, spec: Spec = POLICY.spec) -> tuple[Policy, C
     facts = {"network": {"hidden": hidden, "ensemble": 2}, "task": task}
     Critic(spec, normaliser, networks, facts).save(run / "critic" / task)
     return Policy.load(run / "policy"), Critic.load(run / "critic" / task)
+
+
+def distilled(run: Path, policy: Policy, critic: Critic, seed: int = 0) -> AmortisedGuidance:
+    """An amortised guidance of these two with random weights, saved in a run folder and loaded again."""
+    spec, folder = policy.spec, run / "amortised" / critic.task
+    network = AmortisedGradient(jax.random.key(seed), spec.observation_dim, spec.flat_dim, (8,), 2.0)
+    meta = {"network": {"hidden": (8,)}, "task": critic.task, "aggregate": "min"}
+    parts = {"policy": policy.fingerprint, "critic": critic.fingerprint}
+    AmortisedGuidance(spec, policy.normaliser, network, meta | parts).save(folder)
+    return AmortisedGuidance.load(folder)

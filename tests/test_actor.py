@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from steerflow.amortised import AmortisedGradient, AmortisedGuidance
 from steerflow.critic import Critic, CriticNetworks
-from steerflow.errors import DataError, MismatchError
+from steerflow.errors import ArtefactError, DataError, MismatchError
 from steerflow.learn.networks import Critics, Value, Velocity
 from steerflow.policy import Policy
 from steerflow.spec import Normaliser, Spec
@@ -31,6 +32,19 @@ def parts():
     return policy, Critic(SPEC, Normaliser.identity(4), critics, meta)
 
 
+@pytest.fixture(scope="module")
+def amortised():
+    network = AmortisedGradient(jax.random.key(3), 4, 6, (8, 8), 2.5)
+    meta = {
+        "task": "reach",
+        "aggregate": "min",
+        "policy": "unsaved",
+        "critic": "unsaved",
+        "network": {"hidden": [8, 8]},
+    }
+    return AmortisedGuidance(SPEC, Normaliser(np.full(4, 0.3, np.float32), np.ones(4, np.float32)), network, meta)
+
+
 OBSERVATIONS = np.random.default_rng(0).normal(size=(37, 4)).astype(np.float32)
 SEEDS, DECISIONS = np.arange(37) * 1000 + 7, np.arange(37) % 5
 WEIGHTS = np.linspace(0, 0.5, 37).astype(np.float32)
@@ -46,6 +60,55 @@ def test_a_saved_artefact_acts_as_before(parts, tmp_path):
         jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+def test_a_saved_amortised_guidance_acts_as_before_and_without_a_critic(parts, amortised, tmp_path):
+    amortised.save(tmp_path / "amortised")
+    loaded = AmortisedGuidance.load(tmp_path / "amortised")
+    actors = [steer(parts[0], None, "qgf_amortised", amortised=one) for one in (amortised, loaded)]
+    (actions, info), (again, _) = (actor(jax.random.key(3), OBSERVATIONS) for actor in actors)
+    np.testing.assert_array_equal(actions, again)
+    assert np.isnan(info["q"]).all()
+    assert (info["gradient_norm"] > 0).all()
+    assert len(loaded.fingerprint) == 16
+    with_critic, told = steer(*parts, "qgf_amortised", amortised=amortised)(jax.random.key(3), OBSERVATIONS)
+    np.testing.assert_allclose(with_critic, actions, atol=1e-6)
+    assert np.isfinite(told["q"]).all()
+
+
+def test_amortised_guidance_is_the_networks_prediction_in_the_critics_unit(parts, amortised):
+    """One Euler step from the noise: ``a + v + w scale body((s - mean) / std, clip(a + v, -1, 1))``."""
+    policy, weight = parts[0], 0.3
+    actor = steer(policy, None, "qgf_amortised", amortised=amortised, steps=1, weight=weight)
+    path = actor.paths(SEEDS, OBSERVATIONS, np.full(37, weight))
+    a = jnp.asarray(path[0])
+    v = np.asarray(policy.velocity(jnp.asarray(OBSERVATIONS), a, 0.0))
+    inputs = np.concatenate([OBSERVATIONS - 0.3, np.clip(path[0] + v, -1, 1)], axis=1)
+    expected = path[0] + v + weight * 2.5 * np.asarray(amortised.network.body(jnp.asarray(inputs)))
+    np.testing.assert_allclose(path[1], expected, atol=1e-5)
+
+
+def test_an_amortised_guidance_of_other_parts_is_refused(parts, amortised, tmp_path):
+    policy, critic = parts
+    with pytest.raises(MismatchError, match="steerflow train amortised"):
+        steer(policy, critic, "qgf_amortised")
+    other = dataclasses.replace(amortised, meta={**amortised.meta, "policy": "b" * 16})
+    with pytest.raises(MismatchError, match=r"with the policy b+, not with unsaved.*steerflow train amortised"):
+        steer(policy, None, "qgf_amortised", amortised=other)
+    other = dataclasses.replace(amortised, meta={**amortised.meta, "critic": "c" * 16})
+    with pytest.raises(MismatchError, match=r"with the critic c+"):
+        steer(policy, critic, "qgf_amortised", amortised=other)
+    # Without the critic nothing contradicts it; and what asks none is not disturbed by it.
+    steer(policy, None, "qgf_amortised", amortised=other)
+    steer(policy, critic, "qgf", amortised=other)
+    with pytest.raises(MismatchError, match=r"critics' min, but the recipe's aggregate is mean.*--aggregate 'mean'"):
+        steer(policy, None, "qgf_amortised", amortised=amortised, aggregate="mean")
+    other = dataclasses.replace(amortised, spec=dataclasses.replace(SPEC, chunk=5))
+    with pytest.raises(MismatchError, match="chunk: 3 against 5"):
+        steer(policy, None, "qgf_amortised", amortised=other)
+    policy.save(tmp_path / "policy")
+    with pytest.raises(ArtefactError, match="holds a policy, but a amortised"):
+        AmortisedGuidance.load(tmp_path / "policy")
+
+
 def test_saving_twice_writes_the_same_bytes_and_replaces_whole(parts, tmp_path):
     for folder in ("a", "b"):
         parts[0].save(tmp_path / folder)
@@ -55,9 +118,9 @@ def test_saving_twice_writes_the_same_bytes_and_replaces_whole(parts, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
 
 
-@pytest.mark.parametrize("method", ["bc", "qgf", "best_of_n", "qgf_best_of_n"])
-def test_batched_rows_equal_rows_alone_bit_for_bit(parts, method):
-    actor = steer(*parts, method)
+@pytest.mark.parametrize("method", ["bc", "qgf", "best_of_n", "qgf_best_of_n", "qgf_amortised"])
+def test_batched_rows_equal_rows_alone_bit_for_bit(parts, amortised, method):
+    actor = steer(*parts, method, amortised=amortised)
     actions, info = actor.rows(SEEDS, DECISIONS, OBSERVATIONS, WEIGHTS)
     assert actions.shape == (37, 3, 2)
     assert all(len(x) == 37 for x in info.values())
@@ -68,8 +131,9 @@ def test_batched_rows_equal_rows_alone_bit_for_bit(parts, method):
             np.testing.assert_array_equal(x, info[name][rows])
 
 
-def test_weight_zero_equals_behaviour_cloning_bit_for_bit(parts):
-    guided = steer(*parts, "qgf").rows(SEEDS, DECISIONS, OBSERVATIONS, 0 * WEIGHTS)[0]
+@pytest.mark.parametrize("method", ["qgf", "qgf_amortised"])
+def test_weight_zero_equals_behaviour_cloning_bit_for_bit(parts, amortised, method):
+    guided = steer(*parts, method, amortised=amortised).rows(SEEDS, DECISIONS, OBSERVATIONS, 0 * WEIGHTS)[0]
     plain = steer(*parts, "bc").rows(SEEDS, DECISIONS, OBSERVATIONS, 0 * WEIGHTS)[0]
     np.testing.assert_array_equal(guided, plain)
 
@@ -114,14 +178,15 @@ def test_paths_lead_from_the_noise_to_the_action(parts):
 @pytest.mark.parametrize(
     ("method", "changes", "calls"),
     [
-        ("bc", {}, {"velocity": 10, "q_gradient": 0, "q": 1}),
-        ("qgf", {}, {"velocity": 10, "q_gradient": 10, "q": 1}),
-        ("qgf", {"solver": "heun", "steps": 5}, {"velocity": 10, "q_gradient": 10, "q": 1}),
-        ("best_of_n", {"candidates": 4}, {"velocity": 40, "q_gradient": 0, "q": 4}),
+        ("bc", {}, {"velocity": 10, "q_gradient": 0, "q": 1, "amortised": 0}),
+        ("qgf", {}, {"velocity": 10, "q_gradient": 10, "q": 1, "amortised": 0}),
+        ("qgf", {"solver": "heun", "steps": 5}, {"velocity": 10, "q_gradient": 10, "q": 1, "amortised": 0}),
+        ("best_of_n", {"candidates": 4}, {"velocity": 40, "q_gradient": 0, "q": 4, "amortised": 0}),
+        ("qgf_amortised", {}, {"velocity": 10, "q_gradient": 0, "q": 1, "amortised": 10}),
     ],
 )
-def test_network_calls_are_counted(parts, method, changes, calls):
-    assert steer(*parts, method, **changes).calls == calls
+def test_network_calls_are_counted(parts, amortised, method, changes, calls):
+    assert steer(*parts, method, amortised=amortised, **changes).calls == calls
 
 
 def test_what_does_not_fit_is_named(parts):
@@ -142,7 +207,7 @@ def test_what_does_not_fit_is_named(parts):
     assert np.isnan(info["q"]).all()
 
 
-def test_every_preset_acts(parts):
+def test_every_preset_acts(parts, amortised):
     for name in PRESETS:
-        actions, _ = Actor(*parts, recipe(name))(jax.random.key(0), OBSERVATIONS[:4])
+        actions, _ = Actor(*parts, recipe(name), amortised)(jax.random.key(0), OBSERVATIONS[:4])
         assert np.isfinite(actions).all()

@@ -34,11 +34,16 @@ def quadratic_q(target, curvature):
     return lambda observations, a: -0.5 * curvature * jnp.sum((a - target) ** 2, axis=-1)
 
 
+def exact_gradient(q):
+    """What an amortised guidance predicts, without error."""
+    return lambda observations, a: jax.grad(lambda x: jnp.sum(q(observations, x)))(a)
+
+
 def keys_of(n, seed=0):
     return jax.random.split(jax.random.key(seed), n)
 
 
-MODELS = Models(gaussian_velocity, quadratic_q(0.2, 1.5))
+MODELS = Models(gaussian_velocity, quadratic_q(0.2, 1.5), exact_gradient(quadratic_q(0.2, 1.5)))
 OBSERVATIONS = jnp.asarray(np.random.default_rng(0).uniform(-0.3, 0.3, (64, 2)), jnp.float32)
 
 
@@ -173,7 +178,7 @@ class TestGuidanceContract:
         guidance = GUIDANCES.parse(name)
         rng = np.random.default_rng(2)
         observations, a = (jnp.asarray(rng.uniform(-1, 1, (6, 2)), jnp.float32)[rows] for _ in range(2))
-        models = Models(gaussian_velocity, rough_q)
+        models = Models(gaussian_velocity, rough_q, exact_gradient(rough_q))
         t = jnp.asarray(0.3)
         f = jax.jit(lambda o, x: guidance(models, o, x, t, models.velocity(o, x, t)))
         return f(observations, a)
@@ -187,7 +192,7 @@ class TestGuidanceContract:
 
     def test_finite_at_the_bounds(self, name):
         guidance = GUIDANCES.parse(name)
-        models = Models(gaussian_velocity, rough_q)
+        models = Models(gaussian_velocity, rough_q, exact_gradient(rough_q))
         for value in (-1.0, 1.0):
             a = jnp.full((2, 2), value)
             for t in (0.0, 1.0):
@@ -204,6 +209,23 @@ class TestGuidanceContract:
     def test_written_and_read_again_it_is_the_same(self, name):
         chosen = Recipe(guidance=name, weight=0.3)
         assert Recipe.from_json(chosen.to_json()) == chosen
+
+
+def test_an_amortised_gradient_without_error_steers_as_qgf_does():
+    for weight in (0.1, 1.0):
+        exact, amortised = (
+            sample(keys_of(64), OBSERVATIONS, MODELS, recipe(name, weight=weight), flat=2).actions
+            for name in ("qgf", "qgf_amortised")
+        )
+        np.testing.assert_allclose(amortised, exact, atol=1e-6)
+
+
+def test_a_recipe_asks_what_its_members_ask():
+    assert recipe("bc").asks == frozenset()
+    assert recipe("qgf").asks == {"critic"}
+    assert recipe("qgf_amortised").asks == {"amortised"}
+    assert recipe("qgf_amortised", candidates=4, select="best_of_n").asks == {"critic", "amortised"}
+    assert Recipe(guidance=Total((("amortised", 1.0), ("noisy", 0.5)))).asks == {"critic", "amortised"}
 
 
 def test_schedules():
@@ -294,6 +316,10 @@ def test_plain_functions_are_enough():
     np.testing.assert_allclose(got.q, rough_q(OBSERVATIONS, got.actions) - 1, rtol=1e-4, atol=1e-5)
     with pytest.raises(MismatchError, match="asks a critic"):
         steer_functions(gaussian_velocity, None, "qgf", flat=2)
+    act = steer_functions(gaussian_velocity, None, "qgf_amortised", flat=2, amortised=exact_gradient(rough_q))
+    assert np.isnan(act(jax.random.key(0), OBSERVATIONS).q).all()
+    with pytest.raises(MismatchError, match="asks an amortised guidance"):
+        steer_functions(gaussian_velocity, rough_q, "qgf_amortised", flat=2)
 
 
 def test_unknown_names_and_settings_are_answered():

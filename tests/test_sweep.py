@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors_for_tests import CRITIC, POLICY, DriftActor, untrained
+from actors_for_tests import CRITIC, POLICY, DriftActor, distilled, untrained
 from steerflow.envs.pool import Pool
 from steerflow.errors import ArtefactError, SteerflowError, UnknownNameError
 from steerflow.evaluate import choose
@@ -333,3 +333,41 @@ def test_a_run_is_evaluated_and_swept_with_its_own_networks(tmp_path, capsys):
     assert [p["arm"] for p in curve[1:]] == [f"qgf aggregate=mean steps=2 w={p['weight']:g}" for p in curve[1:]]
     assert len(curve) == 4
     assert {a["critic"] for a in summary["arms"]} == {critic.fingerprint}
+
+
+def test_arms_of_different_amortised_guidances_are_different_arms(tmp_path):
+    policy, critic = untrained(tmp_path, TASK)
+    settings = {
+        "tune_episodes": 2,
+        "test_episodes": 2,
+        "budget": 1,
+        "workers": 1,
+        "lanes": 2,
+        "grid": [0.1],
+        "curve": True,
+    }
+    with pytest.raises(ArtefactError, match=r"There is no amortised at .*steerflow train amortised"):
+        sweep(tmp_path, None, None, TASK, ["qgf_amortised"], **settings)
+    nets = []
+    for seed in range(2):
+        nets.append(distilled(tmp_path, policy, critic, seed))
+        summary = sweep(tmp_path, None, None, TASK, ["qgf", "qgf_amortised"], **settings)
+    found = {(a["arm"], a["amortised"]) for a in summary["arms"] if a["split"] == "test"}
+    first, second = (net.fingerprint for net in nets)
+    amortised = {("qgf_amortised w=0.1", first), ("qgf_amortised w=0.1", second)}
+    assert found == {("bc", ""), ("qgf w=0.1", ""), *amortised}
+    rows = read_rows(rows_path(tmp_path, TASK))
+    assert len(rows) == 2 * 4 * 2
+    # What asks none of them is not repeated.
+    assert [c["method"] for c in summary["choice"]].count("qgf") == 1
+
+
+def test_a_run_without_a_critic_is_evaluated_with_its_amortised_guidance(tmp_path):
+    policy, critic = untrained(tmp_path, TASK)
+    net = distilled(tmp_path, policy, critic)
+    shutil.rmtree(tmp_path / "critic")
+    (_, arm) = evaluate_run(tmp_path, TASK, "qgf_amortised", weight=0.2, episodes=2, workers=1, lanes=2)
+    assert (arm["critic"], arm["amortised"], arm["mean_q"]) == ("", net.fingerprint, None)
+    assert arm["mean_gradient_norm"] > 0
+    with pytest.raises(ArtefactError, match="There is no critic at"):
+        evaluate_run(tmp_path, TASK, "qgf", episodes=2, workers=1, lanes=2)

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from steerflow.amortised import AmortisedGuidance as AmortisedGuidance
     from steerflow.critic import Critic as Critic
     from steerflow.data.check import check_data as check_data
     from steerflow.data.convert import import_data as import_data
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from steerflow.learn.config import IQLConfig as IQLConfig
     from steerflow.learn.config import TrainConfig as TrainConfig
     from steerflow.learn.train import train as train
+    from steerflow.load import load_amortised as load_amortised
     from steerflow.load import load_critic as load_critic
     from steerflow.load import load_policy as load_policy
     from steerflow.policy import Policy as Policy
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 
 # The same names, for the interpreter; a test keeps the two lists equal.
 _PLACES = {
+    "steerflow.amortised": ("AmortisedGuidance",),
     "steerflow.critic": ("Critic",),
     "steerflow.data.check": ("check_data",),
     "steerflow.data.convert": ("import_data",),
@@ -62,7 +65,7 @@ _PLACES = {
     "steerflow.evaluate.sweep": ("evaluate_run", "sweep"),
     "steerflow.learn.config": ("FlowMatchingConfig", "IQLConfig", "TrainConfig"),
     "steerflow.learn.train": ("train",),
-    "steerflow.load": ("load_critic", "load_policy"),
+    "steerflow.load": ("load_amortised", "load_critic", "load_policy"),
     "steerflow.policy": ("Policy",),
     "steerflow.report.write": ("write_report",),
     "steerflow.spec": ("Spec",),

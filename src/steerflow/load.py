@@ -9,8 +9,12 @@ from steerflow.artefact import META
 from steerflow.errors import SteerflowError, unknown
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from steerflow.amortised import AmortisedGuidance
     from steerflow.critic import Critic
     from steerflow.policy import Policy
+    from steerflow.steer.recipe import Recipe
 
 
 def load_policy(place: Path | str) -> Policy:
@@ -31,27 +35,63 @@ def load_critic(place: Path | str, task: str | None = None) -> Critic:
     """
     from steerflow.critic import Critic
 
-    if folder := _folder(place):
-        return Critic.load(folder)
-    run = _run(place)
-    known = critics_of(run)
+    return Critic.load(_folder(place) or _of_task(_run(place), "critic", task))
+
+
+def load_amortised(place: Path | str, task: str | None = None) -> AmortisedGuidance:
+    """The amortised guidance of a run for ``task``, or the one in a folder of its own; named and refused like a critic."""
+    from steerflow.amortised import AmortisedGuidance
+
+    return AmortisedGuidance.load(_folder(place) or _of_task(_run(place), "amortised", task))
+
+
+def load_parts(
+    run: Path,
+    task: str,
+    recipes: Iterable[Recipe],
+    *,
+    policy: Policy | None = None,
+    critic: Critic | None = None,
+    amortised: AmortisedGuidance | None = None,
+) -> tuple[Policy, Critic | None, AmortisedGuidance | None]:
+    """What the recipes need to act on ``task``: the given artefacts, else the run's own.
+
+    A critic is loaded where a recipe asks it and where there is one, for its values; an amortised guidance only where a
+    recipe asks it. Raises ArtefactError for what is asked and missing.
+    """
+    from steerflow.amortised import AmortisedGuidance
+    from steerflow.critic import Critic
+    from steerflow.policy import Policy
+
+    policy = policy or Policy.load(run / "policy")
+    asked = {name for recipe in recipes for name in recipe.asks}
+    folder = run / "critic" / task
+    if critic is None and ("critic" in asked or folder.exists()):
+        critic = Critic.load(folder)
+    if amortised is None and "amortised" in asked:
+        amortised = AmortisedGuidance.load(run / "amortised" / task)
+    return policy, critic, amortised
+
+
+def tasks_of(run: Path, kind: str = "critic") -> list[str]:
+    """Tasks of the critics, or of artefacts of another kind, in a run folder."""
+    folders = (meta.parent.relative_to(run / kind) for meta in (run / kind).rglob(META))
+    # A leading dot marks what a killed process left behind.
+    return sorted(folder.as_posix() for folder in folders if not folder.name.startswith("."))
+
+
+def _of_task(run: Path, kind: str, task: str | None) -> Path:
+    known, train = tasks_of(run, kind), f"steerflow train {kind} --help"
     if task is None and len(known) != 1:
-        several = f"Say for which task: {', '.join(known)}." if known else "Train one: steerflow train critic --help"
-        raise SteerflowError(f"{run} holds {len(known)} critics. {several}")
+        several = f"Say for which task: {', '.join(known)}." if known else f"Train one: {train}"
+        raise SteerflowError(f"{run / kind} holds {len(known)} artefacts. {several}")
     if task is not None and task not in known:
         from steerflow.envs.tasks import canonical_task
 
         task = canonical_task(task)
         if task not in known:
-            raise unknown("task", task, known, f"Its critic is not in {run}; train it: steerflow train critic --help")
-    return Critic.load(run / "critic" / (task or known[0]))
-
-
-def critics_of(run: Path) -> list[str]:
-    """Tasks of the critics in a run folder."""
-    folders = (meta.parent.relative_to(run / "critic") for meta in (run / "critic").rglob(META))
-    # A leading dot marks what a killed process left behind.
-    return sorted(folder.as_posix() for folder in folders if not folder.name.startswith("."))
+            raise unknown("task", task, known, f"Its {kind} is not in {run}; train it: {train}")
+    return run / kind / (task or known[0])
 
 
 def _folder(place: Path | str) -> Path | None:

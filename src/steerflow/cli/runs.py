@@ -25,7 +25,7 @@ class Changes:
     solver: str | None = None
     # Equal steps from noise to action.
     steps: int | None = None
-    # Which vector is added to the velocity: none, one_step, noisy, or a sum.
+    # Which vector is added to the velocity: none, one_step, noisy, amortised, or a sum.
     guidance: str | None = None
     # How the weight varies over flow time: constant, window(start=0.2), ramp or normalised (a fraction of the velocity).
     schedule: str | None = None
@@ -45,14 +45,14 @@ def split_names(names: Sequence[str]) -> list[str]:
 
 
 def require_tasks(run: Path, names: Sequence[str], critic: Path | None = None) -> list[str]:
-    """Canonical ids of the named tasks, or of all that the run has critics of.
+    """Canonical ids of the named tasks, or of all that the run has critics or amortised guidances of.
 
-    Raises for tasks without a critic in the run, naming those that have one, unless there is another ``critic``.
+    Raises for other tasks, naming those, unless there is another ``critic``.
     """
     from steerflow.envs.tasks import canonical_task
-    from steerflow.load import critics_of
+    from steerflow.load import tasks_of
 
-    known = critics_of(run)
+    known = sorted({*tasks_of(run, "critic"), *tasks_of(run, "amortised")})
     tasks = [canonical_task(name) for name in split_names(names)] or known
     if not tasks:
         raise SteerflowError(f"{run} has no critics, so its tasks are not known. Give one: --task NAME")

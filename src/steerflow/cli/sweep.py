@@ -43,9 +43,10 @@ class Sweep:
     workers: int | None = None
     # Environments in a process.
     lanes: int = 8
-    # Use another policy or critic than the run's: the folder of an artefact.
+    # Use another policy, critic or amortised guidance than the run's: the folder of an artefact.
     policy: Path | None = None
     critic: Path | None = None
+    amortised: Path | None = None
     # Changes to all methods.
     changes: OmitArgPrefixes[Changes] = field(default_factory=Changes)
 
@@ -70,6 +71,7 @@ def _sweep(config: Sweep, run: Path, task: str) -> dict[str, Any]:
 
     with Pool(task, config.workers, config.lanes) as pool:
         # After the pool: its workers start while jax does.
+        from steerflow.amortised import AmortisedGuidance
         from steerflow.critic import Critic
         from steerflow.policy import Policy
         from steerflow.steer.presets import recipe
@@ -78,8 +80,8 @@ def _sweep(config: Sweep, run: Path, task: str) -> dict[str, Any]:
         methods = {name: recipe(name, **config.changes.given()) for name in split_names(config.methods)}
         return sweep(
             run,
-            Policy.load(config.policy or run / "policy"),
-            Critic.load(config.critic or run / "critic" / task),
+            Policy.load(config.policy) if config.policy else None,
+            Critic.load(config.critic) if config.critic else None,
             task,
             plain | methods,
             tune_episodes=config.tune_episodes,
@@ -89,5 +91,6 @@ def _sweep(config: Sweep, run: Path, task: str) -> dict[str, Any]:
             candidates=config.candidates,
             curve=config.curve,
             seed=config.seed,
+            amortised=AmortisedGuidance.load(config.amortised) if config.amortised else None,
             pool=pool,
         )

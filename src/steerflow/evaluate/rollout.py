@@ -20,6 +20,7 @@ from steerflow.evaluate.rows import EpisodeRow, RowFile, arm_key, episode_seed, 
 from steerflow.evaluate.timing import Timing
 
 if TYPE_CHECKING:
+    from steerflow.amortised import AmortisedGuidance
     from steerflow.critic import Critic
     from steerflow.policy import Policy
     from steerflow.steer.recipe import Recipe
@@ -37,22 +38,35 @@ class Arm:
     policy: Policy
     critic: Critic | None
     recipe: Recipe
+    amortised: AmortisedGuidance | None = None
 
     @staticmethod
-    def of(method: str, policy: Policy, critic: Critic | None, recipe: Recipe) -> Arm:
-        """An arm whose name tells its strength: ``qgf w=0.1``, ``best_of_n n=16``, ``qgf steps=20 w=0.1``."""
+    def of(
+        method: str,
+        policy: Policy,
+        critic: Critic | None,
+        recipe: Recipe,
+        amortised: AmortisedGuidance | None = None,
+    ) -> Arm:
+        """An arm whose name tells its strength: ``qgf w=0.1``, ``best_of_n n=16``, ``qgf steps=20 w=0.1``.
+
+        ``amortised`` belongs to it only where the recipe asks it.
+        """
+        used = amortised if "amortised" in recipe.asks else None
         name = method + _changes(method, recipe)
         weight = f" w={recipe.to_json()['weight']:g}" if recipe.guided else ""
         candidates = f" n={recipe.candidates}" if recipe.candidates > 1 else ""
-        return Arm(name + weight + candidates, method_name(method, recipe), policy, critic, recipe)
+        return Arm(name + weight + candidates, method_name(method, recipe), policy, critic, recipe, used)
 
     def key(self, task: str, split: str) -> tuple[str, ...]:
         """Identifies the arm in a file of rows."""
         return arm_key(self.name, self.recipe.to_json(), *self.fingerprints, task, split)
 
     @property
-    def fingerprints(self) -> tuple[str, str]:
-        return self.policy.fingerprint, self.critic.fingerprint if self.critic is not None else ""
+    def fingerprints(self) -> tuple[str, str, str]:
+        """Of the policy, the critic and the amortised guidance; empty for what it has not."""
+        policy, critic, amortised = (p.fingerprint if p else "" for p in (self.policy, self.critic, self.amortised))
+        return policy, critic, amortised
 
 
 class Acts(Protocol):
@@ -92,7 +106,7 @@ class _Running:
 
     def row(self, task: str, success: bool | None) -> EpisodeRow:
         arm = self.wanted.arm
-        policy, critic = arm.fingerprints
+        policy, critic, amortised = arm.fingerprints
         recipe = arm.recipe.to_json()
         means = {name: _finite(float(np.mean(values))) if values else None for name, values in self.info.items()}
         return EpisodeRow(
@@ -111,6 +125,7 @@ class _Running:
             q_first=_finite(self.info["q"][0]) if self.info["q"] else None,
             policy=policy,
             critic=critic,
+            amortised=amortised,
             **means,
         )
 
@@ -140,7 +155,8 @@ class Actors:
 
     @staticmethod
     def _key(arm: Arm) -> tuple:
-        return (id(arm.policy), id(arm.critic), json.dumps(arm.recipe.structure().to_json(), sort_keys=True))
+        parts = (id(arm.policy), id(arm.critic), id(arm.amortised))
+        return (*parts, json.dumps(arm.recipe.structure().to_json(), sort_keys=True))
 
 
 def evaluate(
@@ -293,7 +309,7 @@ class _Rollout:
 def _actor(arm: Arm) -> Acts:
     from steerflow.steer.actor import Actor
 
-    return Actor(arm.policy, arm.critic, arm.recipe.structure())
+    return Actor(arm.policy, arm.critic, arm.recipe.structure(), arm.amortised)
 
 
 def _require_fitting(arm: Arm, reply: Reply, task: str) -> None:

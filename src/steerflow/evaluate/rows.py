@@ -63,6 +63,8 @@ class EpisodeRow:
     # Fingerprints of the artefacts.
     policy: str
     critic: str
+    # Empty where the recipe asks no amortised guidance.
+    amortised: str = ""
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -71,12 +73,22 @@ class EpisodeRow:
 
     @property
     def arm_key(self) -> tuple[str, ...]:
-        return arm_key(self.arm, self.recipe, self.policy, self.critic, self.task, self.split)
+        return arm_key(self.arm, self.recipe, self.policy, self.critic, self.amortised, self.task, self.split)
 
     @property
     def order(self) -> tuple:
         """The canonical order of a file."""
-        return (self.task, self.split, self.policy, self.critic, self.method, self.weight, self.key, self.seed)
+        return (
+            self.task,
+            self.split,
+            self.policy,
+            self.critic,
+            self.amortised,
+            self.method,
+            self.weight,
+            self.key,
+            self.seed,
+        )
 
     def to_json(self) -> str:
         return json.dumps({name.rstrip("_"): value for name, value in asdict(self).items()}, allow_nan=False)
@@ -91,9 +103,11 @@ class EpisodeRow:
 _FIELD = {"return": "return_"}
 
 
-def arm_key(arm: str, recipe: dict[str, Any], policy: str, critic: str, task: str, split: str) -> tuple[str, ...]:
+def arm_key(
+    arm: str, recipe: dict[str, Any], policy: str, critic: str, amortised: str, task: str, split: str
+) -> tuple[str, ...]:
     """Identifies an arm on a task's split."""
-    return (arm, json.dumps(recipe, sort_keys=True), policy, critic, task, split)
+    return (arm, json.dumps(recipe, sort_keys=True), policy, critic, amortised, task, split)
 
 
 def read_rows(path: Path) -> list[EpisodeRow]:

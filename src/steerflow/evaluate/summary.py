@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,12 @@ def summarise(
     if not rows:
         raise ArtefactError(f"No episodes were evaluated in {run} yet. Run: steerflow sweep {run}")
     known = read_json(run / "summary.json") if (run / "summary.json").exists() else {}
-    groups = _grouped(rows, lambda row: (row.task, row.policy, row.critic))
+    groups = _comparable(rows)
     summary = {
         "arms": [arm_summary(arm) for arm in _arms(rows)],
-        "choice": [c for group in groups for c in _choices(group, _scales(run, group))],
-        "comparisons": [c for group in groups for c in _comparisons(group)],
-        "optimistic": [c for group in groups for c in _optimistic(group)],
+        "choice": _unique(c for group in groups for c in _choices(group, _scales(run, group))),
+        "comparisons": _unique(c for group in groups for c in _comparisons(group)),
+        "optimistic": _unique(c for group in groups for c in _optimistic(group)),
         "seeds": {split: _range(rows, split) for split in ("tune", "test") if _range(rows, split)},
         "versions": package_versions(),
         "timing": read_timing(run).to_json(),
@@ -74,6 +74,7 @@ def arm_summary(rows: Sequence[EpisodeRow]) -> dict[str, Any]:
         "mean_clipped_fraction": _mean([row.clipped_fraction for row in rows if row.clipped_fraction is not None]),
         "policy": first.policy,
         "critic": first.critic,
+        "amortised": first.amortised,
     }
 
 
@@ -173,11 +174,8 @@ def _optimistic(rows: Sequence[EpisodeRow]) -> list[dict[str, Any]]:
 
 
 def _scales(run: Path, rows: Sequence[EpisodeRow]) -> dict[str, float]:
-    probes = [
-        r
-        for r in read_run(run, SCALE)
-        if (r.task, r.policy, r.critic) == (rows[0].task, rows[0].policy, rows[0].critic)
-    ]
+    made = {(r.task, r.policy, r.critic, r.amortised) for r in rows}
+    probes = [r for r in read_run(run, SCALE) if (r.task, r.policy, r.critic, r.amortised) in made]
     by_method = _grouped(probes, lambda row: (row.method,))
     return {group[0].method: scale for group in by_method if (scale := natural_scale(group)) is not None}
 
@@ -187,6 +185,24 @@ def natural_scale(rows: Sequence[EpisodeRow]) -> float | None:
     velocity = _mean([row.velocity_norm for row in rows if row.velocity_norm is not None])
     gradient = _mean([row.gradient_norm for row in rows if row.gradient_norm is not None])
     return velocity / gradient if velocity and gradient else None
+
+
+def _comparable(rows: Sequence[EpisodeRow]) -> list[list[EpisodeRow]]:
+    """Rows by task, policy and critic, each amortised guidance of these with all rows that ask none."""
+    found = []
+    for group in _grouped(rows, lambda row: (row.task, row.policy, row.critic)):
+        distilled = sorted({row.amortised for row in group} - {""}) or [""]
+        found += [[row for row in group if row.amortised in ("", one)] for one in distilled]
+    return found
+
+
+def _unique(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without repetitions: arms that ask no amortised guidance are compared with those of each."""
+    found: list[dict[str, Any]] = []
+    for entry in entries:
+        if entry not in found:
+            found.append(entry)
+    return found
 
 
 def _arms(rows: Sequence[EpisodeRow]) -> list[list[EpisodeRow]]:

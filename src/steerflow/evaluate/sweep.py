@@ -19,6 +19,7 @@ from steerflow.evaluate.timing import Timing, add_timing
 from steerflow.progress import Bar, bar, console
 
 if TYPE_CHECKING:
+    from steerflow.amortised import AmortisedGuidance
     from steerflow.critic import Critic
     from steerflow.policy import Policy
     from steerflow.steer.recipe import Recipe
@@ -74,6 +75,7 @@ def sweep(
     seed: int = 0,
     workers: int | None = None,
     lanes: int = 8,
+    amortised: AmortisedGuidance | None = None,
     pool: Pool | None = None,
     actors: Actors | None = None,
 ) -> dict[str, Any]:
@@ -86,8 +88,8 @@ def sweep(
     method's chosen arm; with ``curve`` the other tuned strengths too, which shows the whole curve and how optimistic a
     maximum over it is.
 
-    Killed and run again it continues, and ends with the same rows. ``methods``: presets, or recipes by name. ``policy``
-    and ``critic``: artefacts, or None for the run's own.
+    Killed and run again it continues, and ends with the same rows. ``methods``: presets, or recipes by name. ``policy``,
+    ``critic`` and ``amortised``: artefacts, or None for the run's own where they are asked.
     """
     run, task = Path(run), canonical_task(task)
     if tune_episodes < 1 or test_episodes < 1 or budget < 1:
@@ -95,18 +97,18 @@ def sweep(
     with ExitStack() as stack:
         # First the pool: its workers start while jax does.
         pool = pool or stack.enter_context(Pool(task, workers, lanes))
-        from steerflow.critic import Critic
-        from steerflow.policy import Policy
+        from steerflow.load import load_parts
         from steerflow.steer.presets import recipe
 
-        policy = policy or Policy.load(run / "policy")
-        critic = critic or Critic.load(run / "critic" / task)
         recipes = dict(methods) if isinstance(methods, Mapping) else {name: recipe(name) for name in methods}
+        policy, critic, amortised = load_parts(
+            run, task, recipes.values(), policy=policy, critic=critic, amortised=amortised
+        )
         all_methods = [_Method(name, r) for name, r in ({"bc": recipe("bc")} | recipes).items()]
         tuned = [m for m in all_methods if m.tuned]
 
         def arm(name: str, recipe: Recipe) -> Arm:
-            return Arm.of(name, policy, critic, recipe)
+            return Arm.of(name, policy, critic, recipe, amortised)
 
         for method in tuned:
             if method.tuned == "candidates":
@@ -155,7 +157,8 @@ def sweep(
                 method.pending = [w for w in proposed if w not in method.tried][:left]
 
         # The file may hold strengths of earlier sweeps too; all that were tuned count, as they do in the summary.
-        known = [r for r in read_rows(path) if (r.task, r.policy, r.critic) == (task, *fixed[0].fingerprints)]
+        mine = [a.fingerprints for a in (*fixed, *(arm(m.name, m.recipe) for m in tuned))]
+        known = [r for r in read_rows(path) if r.task == task and (r.policy, r.critic, r.amortised) in mine]
         results = {a.name: a for a in fixed}
         for method in tuned:
             points = method.points(known)
@@ -188,16 +191,13 @@ def evaluate_run(
     run, task = Path(run), canonical_task(task)
     with Pool(task, workers, lanes) as pool:
         # After the pool: its workers start while jax does.
-        from steerflow.critic import Critic
-        from steerflow.policy import Policy
+        from steerflow.load import load_parts
         from steerflow.steer.presets import recipe
 
-        folder = run / "critic" / task
         chosen = recipe(method, **changes)
-        policy = Policy.load(run / "policy")
-        critic = Critic.load(folder) if chosen.asks_critic or folder.exists() else None
+        policy, critic, amortised = load_parts(run, task, [chosen])
         plain = recipe("bc", **{k: v for k, v in changes.items() if k in ("solver", "steps", "times", "noise")})
-        arms = [Arm.of(name, policy, critic, one) for name, one in {"bc": plain, method: chosen}.items()]
+        arms = [Arm.of(name, policy, critic, one, amortised) for name, one in {"bc": plain, method: chosen}.items()]
         spent = Timing()
         with episode_bar(f"Evaluating {task}", len(arms) * episodes) as progress:
             rows = evaluate(

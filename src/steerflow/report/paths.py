@@ -58,17 +58,17 @@ class Plane:
 
 def picture_of_paths(name: str, run: Path, row: EpisodeRow) -> Plot:
     """The picture at the state of ``row``'s episode where guidance moves actions most, with the run's policy and critic."""
-    from steerflow.critic import Critic
     from steerflow.envs.pool import Pool
-    from steerflow.policy import Policy
+    from steerflow.load import load_parts
     from steerflow.steer.actor import Actor
     from steerflow.steer.recipe import Recipe
 
     with Pool(row.task, 1, 1) as pool:
         pool.start(0, row.seed)
         pool.flush()
-        policy, critic = Policy.load(run / "policy"), Critic.load(run / "critic" / row.task)
-        actor = Actor(policy, critic, Recipe.from_json(row.recipe).structure())
+        recipe = Recipe.from_json(row.recipe).structure()
+        policy, critic, amortised = load_parts(run, row.task, [recipe])
+        actor = Actor(policy, critic, recipe, amortised)
         observation, decision, moved = _strongest_guidance(pool, actor, row)
     where = f"{row.split} episode {row.episode} of {row.task}, decision {decision + 1} of {len(moved)}"
     where += ", where guidance moves actions most" if len(moved) > 1 else ""

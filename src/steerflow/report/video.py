@@ -64,8 +64,7 @@ class NoVideo(Exception):
 def film(run: Path, rows: Sequence[EpisodeRow]) -> Clip:
     """Replay ``rows`` (same task and episode) and show them side by side; raises NoVideo with the reason if it cannot."""
     job = {
-        "policy": str(run / "policy"),
-        "critic": str(run / "critic" / rows[0].task),
+        "run": str(run),
         "task": rows[0].task,
         "episodes": [{"recipe": r.recipe, "weight": r.weight, "seed": r.seed} for r in rows],
     }
@@ -254,15 +253,15 @@ def _require_gl() -> None:
 
 def _main(folder: Path) -> None:
     _require_gl()
-    from steerflow.critic import Critic
-    from steerflow.policy import Policy
+    from steerflow.load import load_parts
     from steerflow.steer.actor import Actor
     from steerflow.steer.recipe import Recipe
 
     job = json.loads((folder / "job.json").read_text())
-    policy, critic = Policy.load(job["policy"]), Critic.load(job["critic"])
-    for i, episode in enumerate(job["episodes"]):
-        actor = Actor(policy, critic, Recipe.from_json(episode["recipe"]).structure())
+    recipes = [Recipe.from_json(episode["recipe"]).structure() for episode in job["episodes"]]
+    policy, critic, amortised = load_parts(Path(job["run"]), job["task"], recipes)
+    for i, (episode, recipe) in enumerate(zip(job["episodes"], recipes, strict=True)):
+        actor = Actor(policy, critic, recipe, amortised)
         take = record_episode(job["task"], actor, episode["weight"], episode["seed"])
         np.savez(folder / f"{i}.npz", frames=take.frames, success=take.success, length=take.length, total=take.total)
 

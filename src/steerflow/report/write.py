@@ -10,6 +10,7 @@ from typing import Any
 from steerflow.artefact import META, read_json, write_bytes
 from steerflow.errors import SteerflowError
 from steerflow.evaluate.rows import EpisodeRow
+from steerflow.load import tasks_of
 from steerflow.report import words
 from steerflow.report.compare import Difference, Family, difference, differences, families, leading
 from steerflow.report.figures import Plot, learning_curves, q_distribution
@@ -215,9 +216,10 @@ def _details(run: Run, notes: list[str]) -> list[tuple[str, list[tuple[str, str]
         return [(name.capitalize(), words.flat(run.summary[name])) for name in names if run.summary.get(name)]
 
     folders = {"Policy": run.folder / "policy"} if (run.folder / "policy").is_dir() else {}
-    # A task's name may hold slashes, so that its critic lies deeper.
-    critics = {str(p.parent.relative_to(run.folder / "critic")): p.parent for p in run.folder.glob(f"critic/**/{META}")}
-    folders |= {f"Critic of {task}": critics[task] for task in sorted(critics) if not task.startswith(".")}
+    folders |= {f"Critic of {task}": run.folder / "critic" / task for task in tasks_of(run.folder, "critic")}
+    folders |= {
+        f"Amortised guidance of {task}": run.folder / "amortised" / task for task in tasks_of(run.folder, "amortised")
+    }
     networks = []
     for title, folder in folders.items():
         try:
@@ -241,9 +243,11 @@ class _Missing(Exception):
 
 
 def _require_artefacts(run: Run, rows: Sequence[EpisodeRow]) -> None:
-    """The run's own policy and critic, and no others, made the rows."""
+    """The run's own artefacts, and no others, made the rows."""
     task = rows[0].task
     folders = {"policy": run.folder / "policy", "critic": run.folder / "critic" / task}
+    if any(r.amortised for r in rows):
+        folders["amortised"] = run.folder / "amortised" / task
     for kind, folder in folders.items():
         if not fingerprint(folder):
             raise _Missing(f"the run folder holds no {kind} ({folder.relative_to(run.folder)}).")

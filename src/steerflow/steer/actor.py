@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from steerflow.amortised import AmortisedGuidance
 from steerflow.critic import Critic
 from steerflow.errors import DataError, MismatchError
 from steerflow.policy import Policy
@@ -30,20 +31,30 @@ class Actor:
     A single observation (observation,) gives a single chunk (chunk, action). Compiled once for each batch size.
     """
 
-    def __init__(self, policy: Policy, critic: Critic | None, recipe: Recipe) -> None:
-        if recipe.asks_critic and critic is None:
+    def __init__(
+        self, policy: Policy, critic: Critic | None, recipe: Recipe, amortised: AmortisedGuidance | None = None
+    ) -> None:
+        if "critic" in recipe.asks and critic is None:
             raise MismatchError(
                 "This recipe asks a critic, but none was given. Pass one, or steer with the method 'bc'."
             )
         if critic is not None:
             policy.spec.require_same(critic.spec, "policy", "critic")
+        if "amortised" not in recipe.asks:
+            amortised = None
+        elif amortised is None:
+            raise MismatchError(
+                "This recipe asks an amortised guidance, but none was given. Train one: steerflow train amortised --run RUN. "
+                "Then: steer(policy, critic, method, amortised=steerflow.load_amortised(RUN))."
+            )
+        else:
+            amortised.require_fits(policy, critic, recipe.to_json()["aggregate"])
         self.spec: Spec = policy.spec
         self.recipe = recipe
-        self._networks = (policy, critic)
+        self._networks = (policy, critic, amortised)
         low, high = (np.asarray(x, np.float32) for x in (self.spec.action_low, self.spec.action_high))
         self._low, self._high = low, high
-        parameters = (policy.network, critic.network if critic is not None else None)
-        self._parameters = jax.device_put(parameters)
+        self._parameters = jax.device_put([part.network if part is not None else None for part in self._networks])
         self._sample = jax.jit(partial(self._trace, keep_path=False))
         self._sample_path = jax.jit(partial(self._trace, keep_path=True))
         self._fold = jax.vmap(lambda seed, decision: jax.random.fold_in(jax.random.key(seed), decision))
@@ -97,8 +108,8 @@ class Actor:
 
     @property
     def calls(self) -> dict[str, int]:
-        """How often each network is asked for one action: velocity, q_gradient, q (a gradient is counted once)."""
-        counts = {"velocity": 0, "q_gradient": 0, "q": 0}
+        """How often each network is asked for one action: velocity, q_gradient, q, amortised (a gradient is counted once)."""
+        counts = {"velocity": 0, "q_gradient": 0, "q": 0, "amortised": 0}
         models = self._models(self._parameters)
         one = Recipe.replace(self.recipe, times=(0.0, 1.0))
         steps = len(self.recipe.time_grid) - 1
@@ -117,7 +128,11 @@ class Actor:
             counts["q"] += 1
             return models.q(observations, a)  # type: ignore[misc]
 
-        counting = Counting(velocity, q if models.q is not None else None)
+        def amortised(observations, a):
+            counts["amortised"] += steps
+            return models.amortised(observations, a)  # type: ignore[misc]
+
+        counting = Counting(velocity, q if models.q is not None else None, amortised)
         keys = jax.random.split(jax.random.key(0), 1)
         observations = jnp.zeros((1, self.spec.observation_dim))
         with jax.disable_jit():
@@ -125,8 +140,8 @@ class Actor:
         return {name: count * self.recipe.candidates for name, count in counts.items()}
 
     def _models(self, parameters: Any) -> Models:
-        policy, critic = self._networks
-        velocity, critics = parameters
+        policy, critic, amortised = self._networks
+        velocity, critics, gradient = parameters
 
         def q(observations, a):
             assert critic is not None
@@ -135,6 +150,7 @@ class Actor:
         return Models(
             velocity=lambda observations, a, t: velocity(policy.normaliser(observations), a, t),
             q=q if critic is not None else None,
+            amortised=(lambda observations, a: gradient(amortised.normaliser(observations), a)) if amortised else None,
         )
 
     def _trace(self, parameters, keys, observations, weights, *, keep_path: bool) -> Sampled:
@@ -175,13 +191,21 @@ class Actor:
         return batch
 
 
-def steer(policy: Policy, critic: Critic | None, method: str | Recipe = "qgf", **changes: Any) -> Actor:
+def steer(
+    policy: Policy,
+    critic: Critic | None,
+    method: str | Recipe = "qgf",
+    *,
+    amortised: AmortisedGuidance | None = None,
+    **changes: Any,
+) -> Actor:
     """Steer a frozen policy: ``act = steer(policy, critic, "qgf", weight=0.1)``, then ``actions, info = act(key, obs)``.
 
-    method: a preset ("bc", "qgf", "qfql", "best_of_n", ...) or a Recipe; changes: fields of the recipe. Raises
-    MismatchError when policy and critic do not fit together, UnknownNameError for unknown names.
+    method: a preset ("bc", "qgf", "qfql", "best_of_n", ...) or a Recipe; changes: fields of the recipe. amortised: for recipes
+    that ask it, such as "qgf_amortised", which needs no critic. Raises MismatchError when the parts do not fit together,
+    UnknownNameError for unknown names.
     """
-    return Actor(policy, critic, recipe_of(method, **changes))
+    return Actor(policy, critic, recipe_of(method, **changes), amortised)
 
 
 def steer_functions(
@@ -190,22 +214,26 @@ def steer_functions(
     method: str | Recipe = "qgf",
     *,
     flat: int,
+    amortised: Callable[[Array, Array], Array] | None = None,
     **changes: Any,
 ) -> Callable[[Key[Array, ""], Float[Array, "batch obs"]], Sampled]:
     """Steer any velocity field with any critic, given as plain functions of jax arrays; no artefact needed.
 
     velocity(observations, a, t) -> (batch, flat) with t: 0 = noise, 1 = action; q(observations, a) -> (batch,), or
-    (ensemble, batch), which the recipe's ``aggregate`` combines. Returns a compiled ``act(key, observations) -> Sampled``.
+    (ensemble, batch), which the recipe's ``aggregate`` combines; amortised(observations, a) -> (batch, flat) predicts its
+    gradient, for recipes that ask it. Returns a compiled ``act(key, observations) -> Sampled``.
     """
     chosen = recipe_of(method, **changes)
-    if chosen.asks_critic and q is None:
+    if "critic" in chosen.asks and q is None:
         raise MismatchError("This recipe asks a critic, but q is None.")
+    if "amortised" in chosen.asks and amortised is None:
+        raise MismatchError("This recipe asks an amortised guidance, but amortised is None.")
 
     def combined(observations, a):
         values = q(observations, a)  # type: ignore[misc]
         return chosen.aggregate(values) if values.ndim == 2 else values
 
-    models = Models(velocity, combined if q is not None else None)
+    models = Models(velocity, combined if q is not None else None, amortised)
 
     @jax.jit
     def act(key, observations):

@@ -78,3 +78,8 @@ class Family(Mapping[str, type[Member]], Generic[Member]):
         settings = [f"{field.name}={getattr(member, field.name)!r}" for field in fields]
         name = self.name_of(member)
         return f"{name}({', '.join(settings)})" if settings else name
+
+
+def asks_of(member: Any) -> tuple[str, ...]:
+    """What a member needs beside the policy, as its attribute ``asks`` says: "critic", "amortised"; without it, a critic."""
+    return getattr(member, "asks", ("critic",))

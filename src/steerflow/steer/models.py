@@ -17,11 +17,13 @@ class Models(NamedTuple):
     """``velocity(observations, a, t)`` -> (batch, flat) and ``q(observations, a)`` -> (batch,), rows independent.
 
     Chunks ``a`` (batch, flat) are scaled to [-1, 1] and flattened; flow time t is a scalar, 0 = noise, 1 = action.
-    ``q`` may be None where a recipe asks no critic.
+    ``q`` may be None where a recipe asks no critic. ``amortised(observations, a)`` -> (batch, flat), a prediction of
+    ``q_gradient``, is None where there is none.
     """
 
     velocity: VelocityFn
     q: QFn | None
+    amortised: QFn | None = None
 
     def q_gradient(
         self, observations: Float[Array, "batch obs"], a: Float[Array, "batch flat"]

@@ -18,6 +18,8 @@ PRESETS: dict[str, Recipe] = {
     "best_of_n": Recipe(candidates=16, select="best_of_n"),
     # Q-Guided Flow, best of 4 by the critic.
     "qgf_best_of_n": Recipe(guidance="one_step", weight=0.1, candidates=4, select="best_of_n"),
+    # Q-Guided Flow with the critic's gradient predicted by a small network: steerflow train amortised.
+    "qgf_amortised": Recipe(guidance="amortised", weight=0.1),
     # Q-Guided Flow whose step is a fraction of the velocity's norm, whatever the critic's scale.
     "qgf_normalised": Recipe(guidance="one_step", weight=0.15, schedule="normalised"),
 }

@@ -10,6 +10,7 @@ from typing import Any
 
 from steerflow.errors import SteerflowError, unknown
 from steerflow.steer.aggregate import AGGREGATES, Min
+from steerflow.steer.family import asks_of
 from steerflow.steer.guidance import GUIDANCES, Nothing
 from steerflow.steer.noise import NOISES, Gaussian
 from steerflow.steer.refine import REFINES, Keep
@@ -72,9 +73,9 @@ class Recipe:
         return not isinstance(self.guidance, Nothing)
 
     @property
-    def asks_critic(self) -> bool:
-        """Whether the action depends on a critic."""
-        return any(getattr(part, "asks_critic", True) for part in (self.guidance, self.refine, self.select))
+    def asks(self) -> frozenset[str]:
+        """What the action depends on beside the policy: "critic", "amortised"."""
+        return frozenset(name for part in (self.guidance, self.refine, self.select) for name in asks_of(part))
 
     def replace(self, **changes: Any) -> Recipe:
         """A copy with changes; raises with the nearest names for an unknown field."""

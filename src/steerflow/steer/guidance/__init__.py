@@ -4,10 +4,13 @@ A new guidance is a frozen dataclass in a file of its own and one line here.
 """
 
 from steerflow.steer.family import Family
+from steerflow.steer.guidance.amortised import Amortised as Amortised
 from steerflow.steer.guidance.base import Guidance as Guidance
 from steerflow.steer.guidance.noisy import Noisy as Noisy
 from steerflow.steer.guidance.nothing import Nothing as Nothing
 from steerflow.steer.guidance.one_step import OneStep as OneStep
 from steerflow.steer.guidance.total import Total as Total
 
-GUIDANCES: Family[Guidance] = Family("guidance", {"none": Nothing, "one_step": OneStep, "noisy": Noisy, "sum": Total})
+GUIDANCES: Family[Guidance] = Family(
+    "guidance", {"none": Nothing, "one_step": OneStep, "noisy": Noisy, "amortised": Amortised, "sum": Total}
+)

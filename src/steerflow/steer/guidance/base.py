@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from jaxtyping import Array, Float
 
@@ -10,10 +10,9 @@ from steerflow.steer.models import Models
 class Guidance(Protocol):
     """A member of the family. ``t`` is a scalar, 0 = noise, 1 = action; ``v`` is the velocity at (a, t).
 
-    The guidance of a row must depend on that row only. ``asks_critic`` says whether ``models.q`` is needed.
+    The guidance of a row must depend on that row only. An attribute ``asks`` names what is needed beside the policy, "critic"
+    for ``models.q``, "amortised" for ``models.amortised``; without it, a critic is.
     """
-
-    asks_critic: ClassVar[bool]
 
     def __call__(
         self,

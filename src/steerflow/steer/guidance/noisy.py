@@ -15,7 +15,7 @@ class Noisy:
     Cheaper to think of than QGF and as cheap to run, but the critic is asked about actions it never saw.
     """
 
-    asks_critic: ClassVar[bool] = True
+    asks: ClassVar[tuple[str, ...]] = ("critic",)
 
     def __call__(self, models: Models, observations, a, t, v) -> Float[Array, "batch flat"]:
         return models.q_gradient(observations, a)

@@ -13,7 +13,7 @@ from steerflow.steer.models import Models
 class Nothing:
     """No guidance: the flow samples the reference policy (behaviour cloning)."""
 
-    asks_critic: ClassVar[bool] = False
+    asks: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, models: Models, observations, a, t, v) -> Float[Array, "batch flat"]:
         return jnp.zeros_like(v)

@@ -17,7 +17,7 @@ class OneStep:
     the velocity network is differentiated. Off the data's noise levels the critic is never asked.
     """
 
-    asks_critic: ClassVar[bool] = True
+    asks: ClassVar[tuple[str, ...]] = ("critic",)
 
     def __call__(self, models: Models, observations, a, t, v) -> Float[Array, "batch flat"]:
         estimate = models.one_step_estimate(a, t, jax.lax.stop_gradient(v))

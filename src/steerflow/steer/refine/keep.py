@@ -12,7 +12,7 @@ from steerflow.steer.models import Models
 class Keep:
     """No refinement: the flow's end is the action."""
 
-    asks_critic: ClassVar[bool] = False
+    asks: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, models: Models, observations, a: Float[Array, "batch flat"]) -> Float[Array, "batch flat"]:
         return a

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 class BestOfN:
     """The candidate of highest Q: ``argmax_i q_i`` (IDQL, QC). Many candidates find the critic's errors."""
 
-    asks_critic: ClassVar[bool] = True
+    asks: ClassVar[tuple[str, ...]] = ("critic",)
 
     def __call__(self, key, q):
         return jnp.argmax(q).astype(jnp.int32)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 class First:
     """The first candidate: a plain sample."""
 
-    asks_critic: ClassVar[bool] = False
+    asks: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, key, q):
         return jnp.zeros((), jnp.int32)

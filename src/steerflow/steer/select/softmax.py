@@ -12,7 +12,7 @@ class Softmax:
     """A candidate drawn with probability proportional to ``exp(q_i / temperature)``; 0 is best_of_n."""
 
     temperature: float = 1.0
-    asks_critic: ClassVar[bool] = True
+    asks: ClassVar[tuple[str, ...]] = ("critic",)
 
     def __call__(self, key, q):
         if self.temperature == 0:
