@@ -6,7 +6,9 @@ drawn with numpy, one jitted update is called for each, all networks are one age
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -111,6 +113,28 @@ class Sampler:
             "returns": (powers[:-1] * before * self.rewards[window]).sum(axis=1).astype(np.float32),
             "bootstrap": (powers[-1] * alive[:, -1]).astype(np.float32),
         }
+
+
+class Slices:
+    """Data that do not fit into the memory: one npz slice at a time; ``sampler`` draws from the one that was loaded last."""
+
+    def __init__(self, files, batch: int, chunk: int) -> None:
+        self.files, self.batch, self.chunk, self.loaded = files, batch, chunk, 0
+
+    def load(self) -> float:
+        """Load the next slice, while all else waits; returns the seconds."""
+        begin = time.perf_counter()
+        with np.load(self.files[self.loaded % len(self.files)]) as file:
+            columns = {name: file[name] for name in ("observations", "actions", "terminals", "rewards", "masks")}
+        store = SimpleNamespace(
+            observations=columns["observations"],
+            actions=columns["actions"],
+            episode_ends=np.flatnonzero(columns["terminals"]) + 1,
+            rewards=lambda task: (columns["rewards"], columns["masks"]),
+        )
+        self.sampler = Sampler(store, "", self.batch, self.chunk)
+        self.loaded += 1
+        return time.perf_counter() - begin
 
 
 def train(agent: dict[str, Any], sampler: Callable[[], dict[str, np.ndarray]], updates: int) -> dict[str, Any]:

@@ -337,6 +337,33 @@ def test_slices_stream_and_an_episode_may_go_on_in_the_next(tmp_path, monkeypatc
     assert peak < total / 4
 
 
+def peak_of_import(source: Path, out: Path, **options) -> int:
+    """The most memory in use at once, of numpy and of Python."""
+    tracemalloc.start()
+    import_data(source, name="toy", out=out, val_fraction=0.1, **options)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def test_memory_of_an_import_does_not_grow_with_slices_or_rewards(tmp_path, monkeypatch):
+    monkeypatch.setattr(npz, "BLOCK_ROWS", 1024)
+    peaks = {"slices": [], "rewards": []}
+    for slices in (2, 16):
+        folder = tmp_path / f"slices-{slices}"
+        folder.mkdir()
+        for number in range(slices):
+            path, _ = write_ogbench(folder, make_episodes([499] * 20, seed=number))
+            path.rename(folder / f"toy-play-v0-{number:03d}.npz")
+        peaks["slices"].append(peak_of_import(folder, tmp_path / f"a{slices}"))
+        path = tmp_path / f"flat-{slices}.npz"
+        np.savez(path, **flat(make_episodes([500] * 20 * slices), True))
+        peaks["rewards"].append(peak_of_import(path, tmp_path / f"b{slices}"))
+    for few, many in peaks.values():
+        # Seven times a slice's 10,000 rows more, of which the rewards and masks alone would be 1.1 MB.
+        assert many - few < 100_000, peaks
+
+
 def test_a_missing_slice_and_a_mixture_are_refused(tmp_path):
     for number in (0, 1, 3):
         path, _ = write_ogbench(tmp_path, make_episodes([5]))

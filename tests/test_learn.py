@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from steerflow.critic import Critic
-from steerflow.data.feed import ResidentFeed, StreamFeed, resident_bytes
+from steerflow.data.feed import make_feed, resident_bytes
 from steerflow.data.index import Chunks, Windows, to_chunks
 from steerflow.errors import ArtefactError, SteerflowError, TrainingError
 from steerflow.learn import flow_matching, iql
@@ -180,8 +180,12 @@ def test_an_incomplete_chunk_is_no_sample_for_the_critic():
 def feeds(data, chunk=3, horizon=4, tasks=("reach", "reach-far"), seeds=(7,)):
     spec = spec_of(data.train, chunk)
     normaliser = Normaliser.fit(data.train.observations)
-    resident = ResidentFeed.of(data.train, spec, normaliser, tasks, seeds=seeds, batch=5, horizon=horizon)
-    return resident, StreamFeed(data.train, spec, normaliser, tasks, seeds, 5, horizon)
+    return [
+        make_feed(
+            kind, data.train, spec=spec, normaliser=normaliser, tasks=tasks, seeds=seeds, batch=5, horizon=horizon
+        )
+        for kind in ("memory", "stream")
+    ]
 
 
 def test_streamed_and_resident_batches_are_the_same_bytes(small_data):

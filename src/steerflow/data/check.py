@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from steerflow.data.checks.finding import Finding as Finding
 from steerflow.data.checks.order import check_order
 from steerflow.data.checks.rewards import check_rewards
 from steerflow.data.checks.splits import check_overlap, check_spaces
+from steerflow.data.columns import sha256
 from steerflow.data.store import DataSet, Store
 from steerflow.errors import SteerflowError
 from steerflow.progress import bar
@@ -113,7 +113,7 @@ def _check_files(store: Store) -> Iterator[Finding]:
         folder = store.path / "tasks" / task
         try:
             columns = read_json(folder / META)["columns"]
-            changed = [n for n, facts in columns.items() if _sha256(folder / f"{n}.npy") != facts["sha256"]]
+            changed = [n for n, facts in columns.items() if sha256(folder / f"{n}.npy") != facts["sha256"]]
         except (SteerflowError, OSError, KeyError) as error:
             yield Finding(
                 "error", f"tasks/{task}", f"{folder} cannot be read ({error}). Remove it and label or import again."
@@ -124,8 +124,3 @@ def _check_files(store: Store) -> Iterator[Finding]:
                 f"{name} do not match their checksum: damaged or edited. Remove {folder} and label or import again."
             )
             yield Finding("error", f"tasks/{task}", message)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -53,8 +53,8 @@ class Columns(NamedTuple):
 
     observations: Any  # (rows, observation)
     actions: Any  # (rows, action)
-    rewards: Any  # (task, rows)
-    masks: Any  # (task, rows)
+    rewards: Any  # (rows,) for each task
+    masks: Any  # (rows,) for each task
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,14 @@ class ChunkIndex:
         return ChunkIndex(first.astype(np.int32), ends.astype(np.int32), int(actions.sum()))
 
 
+def draw_numbers(seed, step, *, batch: int, count: int):
+    """Chunk numbers (batch,) of the batch at ``step``, uniform over 0 .. count-1: a pure function of (seed, step)."""
+    import jax
+
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 0), step)
+    return jax.random.randint(key, (batch,), 0, count, dtype=np.int32)
+
+
 def chunk_rows(xp: ModuleType, numbers, first_chunk, episode_ends) -> tuple[Any, Any]:
     """(row, last state's row of its episode) of each chunk number. ``xp`` is numpy or jax.numpy."""
     episode = xp.searchsorted(first_chunk, numbers, side="right") - 1
@@ -87,12 +95,21 @@ def pick_windows(xp: ModuleType, columns: Columns, rows, last, *, chunk: int, ho
     steps = xp.minimum(horizon, last - rows)
     ahead = xp.arange(horizon, dtype=rows.dtype)
     window = xp.minimum(rows[:, None] + ahead[None], last[:, None])
+
+    def take(column, rows):
+        # All rows exist. Other modes check it, and numpy's indexing is several times slower than its take.
+        return xp.take(column, rows, axis=0, mode="clip")
+
+    def take_each(columns, rows):
+        taken = [take(column, rows) for column in columns]
+        return xp.stack(taken) if taken else xp.zeros((0, *rows.shape), xp.float32)
+
     return Windows(
-        observations=columns.observations[rows],
-        next_observations=columns.observations[rows + steps],
-        actions=columns.actions[window[:, :chunk]],
-        rewards=columns.rewards[:, window],
-        masks=columns.masks[:, window],
+        observations=take(columns.observations, rows),
+        next_observations=take(columns.observations, rows + steps),
+        actions=take(columns.actions, window[:, :chunk]),
+        rewards=take_each(columns.rewards, window),
+        masks=take_each(columns.masks, window),
         steps=steps,
     )
 

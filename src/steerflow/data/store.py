@@ -20,6 +20,7 @@ from typing import Any, Self
 import numpy as np
 
 from steerflow.artefact import FORMAT, META, read_json, write_json
+from steerflow.data.columns import column_facts, open_column, sha256, write_header
 from steerflow.errors import ArtefactError, DataError, unknown
 
 _CORE = ("observations", "actions")
@@ -42,14 +43,18 @@ class Store:
 
     path: Path
     meta: dict[str, Any]
-    observations: np.ndarray
-    actions: np.ndarray
+    observations: np.memmap
+    actions: np.memmap
     episode_ends: np.ndarray
-    info: dict[str, np.ndarray]
+    info: dict[str, np.memmap]
+    scattered: bool = False
 
     @staticmethod
-    def open(path: Path | str) -> Store:
-        """Open a store; raises ArtefactError if a column is missing, short or of another type than it should be."""
+    def open(path: Path | str, *, scattered: bool = False) -> Store:
+        """Open a store; raises ArtefactError if a column is missing, short or of another type than it should be.
+
+        ``scattered`` is for reading rows at random places: the system then reads single pages from the disk, not long runs.
+        """
         path = Path(path)
         if not (path / META).exists():
             raise ArtefactError(f"There is no data store at {path}. Make one: steerflow data make --help")
@@ -58,7 +63,7 @@ class Store:
             raise ArtefactError(
                 f"{path / META} is not of a data store of format {FORMAT}; it was made by another program or version."
             )
-        columns = {name: _open_column(path / f"{name}.npy", facts) for name, facts in meta["columns"].items()}
+        columns = {name: open_column(path / f"{name}.npy", facts, scattered) for name, facts in meta["columns"].items()}
         missing = [name for name in (*_CORE, _ENDS) if name not in columns]
         if missing:
             raise ArtefactError(f"The data store at {path} lacks the column {missing[0]!r}. Make or import it again.")
@@ -73,7 +78,7 @@ class Store:
         if len(ends) == 0 or ends[-1] != rows or (lengths < 2).any():
             raise ArtefactError(f"The episode index of {path} does not fit its {rows} rows. Make or import it again.")
         info = {name: column for name, column in columns.items() if name not in (*_CORE, _ENDS)}
-        return Store(path, meta, columns["observations"], columns["actions"], ends, info)
+        return Store(path, meta, columns["observations"], columns["actions"], ends, info, scattered)
 
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r}, {self.episodes} episodes, {self.transitions} transitions)"
@@ -112,7 +117,7 @@ class Store:
         folder = self.path / "tasks"
         return tuple(sorted(p.name for p in folder.iterdir() if (p / META).exists())) if folder.is_dir() else ()
 
-    def rewards(self, task: str) -> tuple[np.ndarray, np.ndarray]:
+    def rewards(self, task: str) -> tuple[np.memmap, np.memmap]:
         """(rewards, masks) of ``task``, each (rows,) float32. Row j: the reward of the step from row j to j+1, and 0 in
         ``masks`` where that step ends the task for good (success or a true terminal), else 1."""
         folder = self.path / "tasks" / task
@@ -124,7 +129,9 @@ class Store:
                 f"The store at {self.path} holds rewards of {len(self.tasks)} task(s).",
             )
         facts = read_json(folder / META)["columns"]
-        rewards, masks = (_open_column(folder / f"{name}.npy", facts[name]) for name in ("rewards", "masks"))
+        rewards, masks = (
+            open_column(folder / f"{name}.npy", facts[name], self.scattered) for name in ("rewards", "masks")
+        )
         if len(rewards) != self.rows or len(masks) != self.rows:
             raise ArtefactError(f"The rewards in {folder} have {len(rewards)} rows, the store has {self.rows}.")
         return rewards, masks
@@ -144,7 +151,7 @@ class Store:
             columns = {}
             for name, column in (("rewards", rewards), ("masks", masks)):
                 np.save(temporary / f"{name}.npy", np.asarray(column, np.float32))
-                columns[name] = _column_facts(temporary / f"{name}.npy")
+                columns[name] = column_facts(temporary / f"{name}.npy")
             write_json(temporary / META, {"format": FORMAT, "kind": "task", "task": task, "columns": columns})
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(temporary, folder)
@@ -155,7 +162,7 @@ class Store:
 
     def verify(self) -> list[str]:
         """Names of columns whose bytes do not match their checksum (reads everything)."""
-        return [n for n, facts in self.meta["columns"].items() if _sha256(self.path / f"{n}.npy") != facts["sha256"]]
+        return [n for n, facts in self.meta["columns"].items() if sha256(self.path / f"{n}.npy") != facts["sha256"]]
 
 
 class StoreWriter:
@@ -209,7 +216,7 @@ class StoreWriter:
                 if name not in self._facts:
                     self._facts[name] = (column.dtype, column.shape[1:])
                     self._files[name] = open(self._temporary / f"{name}.npy", "wb")  # noqa: SIM115
-                    _write_header(self._files[name], column.dtype, (0, *column.shape[1:]))
+                    write_header(self._files[name], column.dtype, (0, *column.shape[1:]))
                 if self._facts[name] != (column.dtype, column.shape[1:]):
                     raise DataError(
                         f"{name} of episode {len(self._ends)} is {column.dtype}{column.shape[1:]}, "
@@ -231,13 +238,13 @@ class StoreWriter:
             for name, file in self._files.items():
                 dtype, shape = self._facts[name]
                 file.seek(0)
-                _write_header(file, dtype, (self._rows, *shape))
+                write_header(file, dtype, (self._rows, *shape))
                 file.flush()
                 os.fsync(file.fileno())
                 file.close()
             np.save(self._temporary / f"{_ENDS}.npy", np.asarray(self._ends, np.int64))
             names = [*self._facts, _ENDS]
-            columns = {name: _column_facts(self._temporary / f"{name}.npy") for name in names}
+            columns = {name: column_facts(self._temporary / f"{name}.npy") for name in names}
             write_json(self._temporary / META, {**self._meta, "format": FORMAT, "kind": "store", "columns": columns})
             self.path.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(self.path, ignore_errors=True)
@@ -274,36 +281,3 @@ class DataSet:
             )
         val = path / "val"
         return DataSet(path.name, Store.open(path / "train"), Store.open(val) if (val / META).exists() else None)
-
-
-def _write_header(file, dtype: np.dtype, shape: tuple[int, ...]) -> None:
-    # numpy pads version 1.0 headers so that the first dimension can grow in place.
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _column_facts(path: Path) -> dict[str, Any]:
-    column = np.load(path, mmap_mode="r", allow_pickle=False)
-    return {"dtype": str(column.dtype), "shape": list(column.shape), "sha256": _sha256(path)}
-
-
-def _open_column(path: Path, facts: Mapping[str, Any]) -> np.ndarray:
-    try:
-        column = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise ArtefactError(
-            f"The column {path} is missing. Restore it, or make or import the data set again."
-        ) from error
-    except (ValueError, OSError, EOFError) as error:
-        raise ArtefactError(f"The column {path} cannot be read ({error}); it was truncated or edited.") from error
-    if list(column.shape) != facts["shape"] or str(column.dtype) != facts["dtype"]:
-        raise ArtefactError(
-            f"The column {path} is {column.dtype}{column.shape}, meta.json says "
-            f"{facts['dtype']}{tuple(facts['shape'])}; it was edited."
-        )
-    return column

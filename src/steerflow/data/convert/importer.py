@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -19,7 +20,7 @@ from steerflow.data.convert.formats import open_recording, open_val
 from steerflow.data.convert.recording import Episode, Recording, episodes
 from steerflow.data.store import DataSet, Store, StoreWriter
 from steerflow.envs.tasks import canonical_data_name
-from steerflow.errors import DataError, MismatchError
+from steerflow.errors import ArtefactError, DataError, MismatchError
 from steerflow.progress import Bar, bar, console
 from steerflow.spec import Spec
 
@@ -49,7 +50,7 @@ def import_data(
     the source, else ``val_fraction`` of the episodes (whole ones, drawn with ``seed``; at least one of two or more).
     Rewards in the source become the task ``task`` (named like the data set by default) with masks = 1 - terminals.
 
-    The source is streamed; memory is needed for one block of rows and for the rewards. Nothing is visible at the destination
+    The source is streamed; memory is needed for one block of rows and one episode. Nothing is visible at the destination
     before all is written. Done before with the same source and settings, it returns what is there; another data set of that
     name is replaced only with ``force``. Raises DataError (what is wrong where), ArtefactError (damaged files, full disk).
     """
@@ -163,14 +164,15 @@ def _scan(name: str, train: Recording, held_out: Recording | None) -> _Scan:
 
 
 class _Split:
-    """One store being written, and the rewards that join it at the end."""
+    """One store being written, and the rewards that join it at the end: on disk until then, as they grow with the data."""
 
     def __init__(
         self, stack: ExitStack, path: Path, low: np.ndarray, high: np.ndarray, facts: Mapping[str, Any]
     ) -> None:
         self._writer = stack.enter_context(StoreWriter(path, action_low=low, action_high=high, source=facts))
-        self._rewards: list[np.ndarray] = []
-        self._masks: list[np.ndarray] = []
+        # Without a name: gone when closed, also in a process that is killed.
+        self._rewards = stack.enter_context(tempfile.TemporaryFile(dir=path.parent))  # noqa: SIM115
+        self._masks = stack.enter_context(tempfile.TemporaryFile(dir=path.parent))  # noqa: SIM115
 
     def append(self, episode: Episode) -> None:
         columns = dict(episode.columns)
@@ -178,13 +180,18 @@ class _Split:
             columns[name] = _matrix(name, columns[name])
         self._writer.append(columns)
         if episode.rewards is not None and episode.masks is not None:
-            self._rewards.append(episode.rewards)
-            self._masks.append(episode.masks)
+            try:
+                self._rewards.write(episode.rewards.tobytes())
+                self._masks.write(episode.masks.tobytes())
+            except OSError as error:
+                raise ArtefactError(
+                    f"Could not write the rewards: {error.strerror or error}. Free some space or choose another folder."
+                ) from error
 
     def commit(self, task: str) -> None:
         store = self._writer.commit()
-        if self._rewards:
-            store.add_task(task, np.concatenate(self._rewards), np.concatenate(self._masks))
+        if self._rewards.tell():
+            store.add_task(task, np.memmap(self._rewards, np.float32, "r"), np.memmap(self._masks, np.float32, "r"))
 
 
 class _Progress:
