@@ -18,7 +18,7 @@ import pytest
 
 from steerflow.data import feed as feed_module
 from steerflow.data import stream
-from steerflow.data.feed import ResidentFeed, make_feed, resident_bytes
+from steerflow.data.feed import ResidentFeed, make_feed, resident_bytes, waiting
 from steerflow.data.store import Store, StoreWriter
 from steerflow.data.stream import StreamFeed
 from steerflow.errors import ArtefactError
@@ -155,6 +155,21 @@ def test_an_interrupt_ends_a_process_that_streams(small_data):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGINT
     assert errors.rstrip().endswith("KeyboardInterrupt")
+
+
+def test_a_normaliser_of_many_rows_is_fitted_to_runs_all_over_them():
+    rng = np.random.default_rng(0)
+    drift = np.linspace(0, 4, 60_000)[:, None]
+    rows = (rng.normal(size=(60_000, 2)) * [1, 3] + [5, -2] + drift).astype(np.float32)
+    fitted = Normaliser.fit(rows, max_rows=20_000)
+    np.testing.assert_allclose(fitted.mean, rows.mean(axis=0), atol=0.1)
+    np.testing.assert_allclose(fitted.std, rows.std(axis=0), rtol=0.05)
+
+
+def test_training_that_waited_says_so(streamed):
+    streamed.waited = 3.0
+    assert "waited 3 of 10 s" in waiting(streamed, 10.0)
+    assert waiting(streamed, 1000.0) == ""
 
 
 def test_auto_streams_what_does_not_fit(small_data, monkeypatch):

@@ -87,8 +87,14 @@ class Normaliser:
 
     @staticmethod
     def fit(observations: np.ndarray, floor: float = 1e-3, max_rows: int = 1_000_000) -> Normaliser:
-        """Mean and standard deviation over (an even subsample of) the rows; ``floor`` keeps constant dimensions finite."""
-        rows = observations[:: max(1, len(observations) // max_rows)]
+        """Mean and standard deviation over the rows, or over evenly spread runs of them where there are more than
+        ``max_rows``; ``floor`` keeps constant dimensions finite."""
+        rows = observations
+        if len(rows) > max_rows:
+            # Runs, as reading single rows all over a mapped column would read all of it.
+            run = 1000
+            starts = np.linspace(0, len(rows) - run, max(1, max_rows // run)).astype(np.int64)
+            rows = np.concatenate([rows[start : start + run] for start in starts])
         mean = np.mean(rows, axis=0, dtype=np.float64)
         std = np.maximum(np.std(rows, axis=0, dtype=np.float64), floor)
         return Normaliser(np.asarray(mean, np.float32), np.asarray(std, np.float32))

@@ -106,6 +106,16 @@ def resident_bytes(store: Store, tasks: Sequence[str]) -> int:
     return 4 * (dims * store.rows + 2 * store.episodes)
 
 
+def waiting(feed: Feed, seconds: float) -> str:
+    """What to say about training of ``seconds`` that waited for data for a good part of them; else nothing."""
+    if feed.waited < max(1.0, 0.02 * seconds):
+        return ""
+    return (
+        f"Training waited {feed.waited:.0f} of {seconds:.0f} s for data from the disk. It reads more than the memory caches: "
+        "more free memory or a faster disk would help, or --feed memory where the data fit."
+    )
+
+
 def free_device_memory(device: Any) -> float:
     """Bytes that can still be taken on ``device``; for a CPU, of the machine's memory."""
     stats = device.memory_stats()

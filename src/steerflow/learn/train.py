@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 
 from steerflow.artefact import read_artefact, write_artefact
 from steerflow.critic import Critic, CriticNetworks
-from steerflow.data.feed import Feed, make_feed
+from steerflow.data.feed import Feed, make_feed, waiting
 from steerflow.data.index import to_chunks
 from steerflow.data.store import DataSet, Store
 from steerflow.envs.tasks import canonical_task, tasks_of_data
@@ -126,8 +127,15 @@ def _run_updates(learner: Learner, data: DataSet, normaliser: Normaliser) -> Tra
     metrics = config.run / "metrics.jsonl"
     keep_lines(metrics, lambda row: row["learner"] not in _names(learner) or row["step"] <= step)
     saved, saved_at = step, time.monotonic()
+    began = time.monotonic()
     title = "Training policy and critic" if config.learn == "both" else f"Training {config.learn}"
-    with bar(title, config.updates, step) as progress, open(metrics, "a") as log, stoppable() as stop:
+    with (
+        closing(feed),
+        closing(validation or feed),
+        bar(title, config.updates, step) as progress,
+        open(metrics, "a") as log,
+        stoppable() as stop,
+    ):
         while step < config.updates and not stop():
             steps = np.arange(step, step + config.call_updates, dtype=np.int32)
             state, info = call(state, feed.data, steps, feed.payload(step, config.call_updates))
@@ -138,12 +146,16 @@ def _run_updates(learner: Learner, data: DataSet, normaliser: Normaliser) -> Tra
                 _log(log, learner, step, "train", info)
                 if validation is not None and validate is not None:
                     steps = np.arange(step, step + _VALIDATION_BATCHES, dtype=np.int32)
-                    losses = validate(state, validation.data, steps, validation.payload(step, _VALIDATION_BATCHES))
+                    losses = validate(
+                        state, validation.data, steps, validation.payload(step, _VALIDATION_BATCHES, config.log_every)
+                    )
                     _log(log, learner, step, "val", jax.tree.map(np.asarray, losses))
             if stop() or step >= config.updates or time.monotonic() - saved_at > config.save_seconds:
                 _save(learner, state, step)
                 saved, saved_at = step, time.monotonic()
             progress.update(step)
+    if note := waiting(feed, time.monotonic() - began):
+        console().print(note)
     return state
 
 
