@@ -13,8 +13,9 @@ import numpy as np
 
 from steerflow.errors import ArtefactError
 
-# Bytes that ``bring_in`` asks for at a time.
-_BRING_IN = 32 << 20
+# ``bring_in`` asks for so many bytes at a time (of more, Linux reads no further than its read-ahead, by default 128 KiB),
+# and waits after so many.
+_ASKED, _AWAITED = 128 << 10, 8 << 20
 
 
 def open_column(path: Path, facts: Mapping[str, Any], scattered: bool) -> np.memmap:
@@ -52,11 +53,15 @@ def bring_in(column: np.memmap, go_on: Callable[[], bool]) -> None:
     """Let the system read the file into its page cache, in order, while ``go_on`` says so; nothing where it cannot."""
     if not hasattr(os, "posix_fadvise"):
         return
-    with open(str(column.filename), "rb") as file:
-        for begin in range(0, column.offset + column.nbytes, _BRING_IN):
+    size = column.offset + column.nbytes
+    with open(str(column.filename), "rb", buffering=0) as file:
+        for begin in range(0, size, _AWAITED):
             if not go_on():
                 return
-            os.posix_fadvise(file.fileno(), begin, _BRING_IN, os.POSIX_FADV_WILLNEED)
+            for asked in range(begin, min(begin + _AWAITED, size), _ASKED):
+                os.posix_fadvise(file.fileno(), asked, _ASKED, os.POSIX_FADV_WILLNEED)
+            # One byte of what was asked for before: the queue stays short, and the reads of batches find their way.
+            os.pread(file.fileno(), 1, max(0, begin - 1))
 
 
 def column_facts(path: Path) -> dict[str, Any]:

@@ -26,8 +26,8 @@ from steerflow.spec import Normaliser, Spec
 
 # Calls that are read ahead of the one that trains, and the memory that they may take; one always is.
 _AHEAD_CALLS, _AHEAD_BYTES = 4, 512 << 20
-# Threads that read, chunks that one reads at a time.
-_READERS, _BLOCK = 16, 2048
+# Threads that read, and the most chunks that one reads at a time.
+_READERS, _BLOCK = 32, 2048
 # Share of the free memory that columns in the page cache may fill.
 _CACHED_SHARE = 0.75
 
@@ -118,7 +118,8 @@ class StreamFeed:
         steps = np.arange(first, first + n, dtype=np.int32)
         numbers = np.asarray(self._draw(self._seeds, steps)).ravel()
         out = self._empty(n)
-        blocks = [slice(begin, begin + _BLOCK) for begin in range(0, len(numbers), _BLOCK)]
+        size = min(_BLOCK, -(-len(numbers) // _READERS))
+        blocks = [slice(begin, begin + size) for begin in range(0, len(numbers), size)]
         list(self._readers.map(partial(self._fill, numbers, out), blocks))
         lead = (n, *self._shape)
 
