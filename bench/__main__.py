@@ -65,7 +65,9 @@ def main() -> None:
         for one in options.others:
             if one.part == part:
                 group = next(iter(table.groups))
-                table.add(group, one.name, "other", table.groups[group][0].unit, [one.rate()], "differences of two runs")
+                table.add(
+                    group, one.name, "other", table.groups[group][0].unit, [one.rate()], "differences of two runs"
+                )
         (args.out / f"{part}.json").write_text(json.dumps(table.to_json(), indent=1) + "\n")
         draw(table, args.out / f"{part}.png")
         print(f"  -> {args.out / part}.json, .png", flush=True)

@@ -67,7 +67,7 @@ class Other:
 
 @dataclass(frozen=True)
 class Row:
-    """One measured thing. ``role``: "steerflow", "usual" (the usual way, ours to compare with), "limit" (the machine), "other"."""
+    """One measured thing. ``role``: "steerflow", "usual" (the usual way, written by us), "limit" (the machine), "other"."""
 
     name: str
     role: str

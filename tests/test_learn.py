@@ -27,6 +27,7 @@ from steerflow.learn import train as loop
 from steerflow.learn.config import FlowMatchingConfig, IQLConfig, TrainConfig
 from steerflow.learn.networks import MLP, time_features
 from steerflow.learn.path import flow_times
+from steerflow.learn.products import product, standardise, to_rows
 from steerflow.learn.train import spec_of, train
 from steerflow.policy import Policy
 from steerflow.run import read_lines
@@ -67,6 +68,26 @@ def test_mlp_against_numpy(order, plain_last):
     x = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
     np.testing.assert_allclose(mlp(jnp.asarray(x)), numpy_mlp(mlp, x, order == "norm_first"), atol=1e-5)
     assert (mlp.norms[-1] is None) == plain_last
+
+
+@pytest.mark.parametrize("outputs", [1, 4])
+def test_gradients_of_a_layer_are_those_of_the_plain_formulas(outputs):
+    rng = np.random.default_rng(outputs)
+    x, weight, bias = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((6, 5), (5, outputs), (outputs,)))
+
+    def plain(x, weight, bias):
+        y = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-6)
+        return jnp.sum(jnp.sin(y @ weight + bias) * jnp.arange(6.0)[:, None])
+
+    def ours(x, weight, bias):
+        return jnp.sum(jnp.sin(product(standardise(x), weight) + to_rows(bias, 6)) * jnp.arange(6.0)[:, None])
+
+    gradients = [jax.grad(f, argnums=(0, 1, 2)) for f in (plain, ours)]
+    for expected, got in zip(*(g(x, weight, bias) for g in gradients), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+    # Over an ensemble, and inside a compiled loop.
+    many = jax.jit(jax.vmap(gradients[1], in_axes=(None, 0, None)))(x, jnp.stack([weight, 2 * weight]), bias)
+    np.testing.assert_allclose(many[1][1], gradients[0](x, 2 * weight, bias)[1], rtol=1e-4, atol=1e-5)
 
 
 def test_time_features_against_numpy():

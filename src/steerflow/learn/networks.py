@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jax.nn.initializers import lecun_normal, variance_scaling
 from jaxtyping import Array, Float, Key
 
+from steerflow.learn.products import product, standardise, to_rows
+
 _xavier = variance_scaling(1.0, "fan_avg", "uniform")
 
 
@@ -25,7 +27,7 @@ class Dense(eqx.Module):
         self.bias = jnp.zeros((outputs,))
 
     def __call__(self, x: Float[Array, "batch inputs"]) -> Float[Array, "batch outputs"]:
-        return x @ self.weight + self.bias
+        return product(x, self.weight) + to_rows(self.bias, len(x))
 
 
 class LayerNorm(eqx.Module):
@@ -38,9 +40,7 @@ class LayerNorm(eqx.Module):
         self.scale, self.shift = jnp.ones((features,)), jnp.zeros((features,))
 
     def __call__(self, x: Float[Array, "batch features"]) -> Float[Array, "batch features"]:
-        centred = x - jnp.mean(x, axis=-1, keepdims=True)
-        variance = jnp.mean(centred**2, axis=-1, keepdims=True)
-        return centred * jax.lax.rsqrt(variance + 1e-6) * self.scale + self.shift
+        return standardise(x) * to_rows(self.scale, len(x)) + to_rows(self.shift, len(x))
 
 
 class MLP(eqx.Module):
@@ -140,7 +140,11 @@ class Critics(eqx.Module):
         self, observations: Float[Array, "batch observation"], actions: Float[Array, "batch flat"]
     ) -> Float[Array, "ensemble batch"]:
         inputs = jnp.concatenate([observations, actions], axis=-1)
-        return jax.vmap(lambda member: member(inputs)[:, 0])(self.members)
+        ensemble = self.members.output.bias.shape[0]
+        # A copy for each member: with one for all, XLA makes one wide product and then transposes its result.
+        return jax.vmap(lambda member, x: member(x)[:, 0])(
+            self.members, jnp.broadcast_to(inputs, (ensemble, *inputs.shape))
+        )
 
 
 class Value(eqx.Module):
