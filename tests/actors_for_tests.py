@@ -11,7 +11,7 @@ import numpy as np
 
 from steerflow.amortised import AmortisedGradient, AmortisedGuidance
 from steerflow.critic import Critic, CriticNetworks
-from steerflow.evaluate.rollout import Arm
+from steerflow.evaluate.arms import Arm
 from steerflow.learn.networks import Critics, Value, Velocity
 from steerflow.policy import Policy
 from steerflow.spec import Normaliser, Spec

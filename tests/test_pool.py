@@ -91,6 +91,23 @@ def test_answers_of_abandoned_episodes_are_thrown_away():
         assert np.array_equal(finish(pool, lane=0, seed=7), expected)
 
 
+def test_answers_come_while_other_lanes_are_stepped():
+    with Pool(f"{HERE}/Slow-v0", workers=1, lanes=3) as pool:
+        finish(pool, lane=0, seed=0)
+        for lane in range(3):
+            pool.start(lane, lane)
+        assert pool.left(0) == pool.left(2) == 3
+        found = 0
+        while pool.left(0):
+            found += len(pool.wait())
+            assert found == 3 - pool.left(0)
+        for lane in range(3):
+            pool.execute(lane, np.full((12, 2), 1e-3))
+        # Each lane is stepped for a tenth of a second.
+        assert len(pool.wait()) < 3
+        assert pool.left(0) > 0
+
+
 def test_real_environments_are_built_once_and_reset_to_the_same_state():
     with Pool("cube-single-play", workers=1, lanes=2) as pool:
         observations = {}

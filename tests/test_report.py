@@ -419,7 +419,8 @@ def reacher(tmp_path_factory) -> Path:
 
     from steerflow.critic import Critic, CriticNetworks
     from steerflow.envs.pool import Pool
-    from steerflow.evaluate.rollout import Arm, evaluate
+    from steerflow.evaluate.arms import Arm
+    from steerflow.evaluate.rollout import evaluate
     from steerflow.learn.networks import Critics, Value, Velocity
     from steerflow.policy import Policy
     from steerflow.spec import Normaliser, Spec

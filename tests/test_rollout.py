@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,10 +13,11 @@ import numpy as np
 import pytest
 
 from actors_for_tests import CRITIC, POLICY, DriftActor, arm, untrained
-from steerflow.envs.pool import Pool
+from steerflow.envs.pool import Pool, Reply
 from steerflow.envs.tasks import TaskError
 from steerflow.errors import ArtefactError, MismatchError, SteerflowError, UnknownNameError
-from steerflow.evaluate.rollout import Actors, Arm, evaluate
+from steerflow.evaluate.arms import Actors, Arm
+from steerflow.evaluate.rollout import evaluate
 from steerflow.evaluate.rows import EpisodeRow, RowFile, episode_seed, read_rows
 from steerflow.evaluate.timing import Timing
 from steerflow.spec import Spec
@@ -104,7 +106,89 @@ def test_arms_of_equal_structure_share_an_actor_and_everything_that_waits_is_one
     assert timing.environments_built == 8
     assert timing.episodes == 32
     assert 0 < timing.physics < timing.capacity
+    assert 0 < timing.building < timing.capacity
+    assert "32 episodes" in timing.line()
+    assert "building 8 of them" in timing.line()
     assert 0 < timing.to_json()["physics_share"] < 1
+
+
+class OneByOne(Pool):
+    """A pool without processes: each ``wait`` answers one command, in order. Chunks take three steps of twelve."""
+
+    def __init__(self, workers: int, lanes: int) -> None:
+        self.task, self.workers, self.lanes, self.builds = TASK, workers, workers * lanes, 0
+        self.queues: list[list[tuple[int, int]]] = [[] for _ in range(workers)]
+        self.steps: dict[int, int] = {}
+
+    def left(self, lane: int) -> int:
+        return len(self.queues[lane % self.workers])
+
+    def start(self, lane: int, seed: int) -> None:
+        self.steps[lane] = 0
+        self.queues[lane % self.workers].append((lane, 0))
+
+    def execute(self, lane: int, actions: np.ndarray) -> None:
+        self.queues[lane % self.workers].append((lane, 3))
+
+    def wait(self) -> list[Reply]:
+        queue = max(self.queues, key=len)
+        if not queue:
+            return []
+        lane, steps = queue.pop(0)
+        self.steps[lane] += steps
+        done = self.steps[lane] == 12
+        return [Reply(lane, np.zeros(2, np.float32), -1.0 * steps, steps, done, done, 0.0)]
+
+    def flush(self) -> None: ...
+
+    def abandon(self) -> None: ...
+
+
+@pytest.mark.parametrize(("workers", "lanes", "rows"), [(1, 1, 1), (1, 4, 2.9), (2, 4, 4.8), (3, 2, 1)])
+def test_calls_gather_rows_but_leave_workers_something_to_do(tmp_path, workers, lanes, rows):
+    pool, left = OneByOne(workers, lanes), []
+
+    class Watching(DriftActor):
+        def rows(self, *arguments):
+            left.append([len(queue) for queue in pool.queues])
+            return super().rows(*arguments)
+
+    made: list[Watching] = []
+
+    def make(one):
+        made.append(Watching(one))
+        return made[-1]
+
+    episodes, timing = 10 * workers * lanes, Timing()
+    evaluate(ARMS[:1], range(episodes), "tune", pool, tmp_path / "rows.jsonl", actors=Actors(make), timing=timing)
+    # Four decisions in each episode; the first call only compiles.
+    assert timing.decisions == 4 * episodes
+    calls, left = made[0].batches[1:], left[1:]
+    # A lane alone cannot be stepped and decided for at once.
+    assert lanes == 1 or np.mean([min(queues) > 0 for queues in left]) > 0.8
+    assert all(min(queues) <= 1 for queues in left)
+    assert np.mean(calls) >= rows
+
+
+def test_episodes_do_not_wait_for_policies_of_others_to_compile(tmp_path):
+    begun = threading.Event()
+
+    def make(one):
+        assert one.method == "bc" or begun.wait(30.0)
+        return DriftActor(one)
+
+    with Pool(TASK, workers=1, lanes=4) as pool:
+        actors, path = Actors(make), tmp_path / "rows.jsonl"
+        rows = evaluate(ARMS[:2], range(6), "tune", pool, path, actors=actors, on_row=lambda row: begun.set())
+    assert rows == [row for row in run(tmp_path / "again.jsonl") if row.arm in (ARMS[0].name, ARMS[1].name)]
+
+
+def test_a_policy_that_cannot_be_made_ends_the_evaluation(tmp_path):
+    def make(one):
+        raise MismatchError("needs a critic")
+
+    with Pool(TASK, workers=1, lanes=2) as pool, pytest.raises(MismatchError, match="needs a critic"):
+        evaluate(ARMS[:1], range(2), "tune", pool, tmp_path / "rows.jsonl", actors=Actors(make))
 
 
 def test_splits_and_seeds_are_disjoint(tmp_path):

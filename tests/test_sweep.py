@@ -13,8 +13,8 @@ from actors_for_tests import CRITIC, POLICY, DriftActor, distilled, untrained
 from steerflow.envs.pool import Pool
 from steerflow.errors import ArtefactError, SteerflowError, UnknownNameError
 from steerflow.evaluate import choose
+from steerflow.evaluate.arms import Actors
 from steerflow.evaluate.choose import Point, best, coarse_grid, refined
-from steerflow.evaluate.rollout import Actors
 from steerflow.evaluate.rows import read_rows, rows_path
 from steerflow.evaluate.statistics import wilson
 from steerflow.evaluate.summary import aggregate, arm_line, summarise

@@ -37,7 +37,7 @@ class Evaluate:
     # Processes that step environments; by default one for each core.
     workers: int | None = None
     # Environments in a process.
-    lanes: int = 8
+    lanes: int = 4
     # Changes to the method.
     changes: OmitArgPrefixes[Changes] = field(default_factory=Changes)
 

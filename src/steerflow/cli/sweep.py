@@ -42,7 +42,7 @@ class Sweep:
     # Processes that step environments; by default one for each core.
     workers: int | None = None
     # Environments in a process.
-    lanes: int = 8
+    lanes: int = 4
     # Use another policy, critic or amortised guidance than the run's: the folder of an artefact.
     policy: Path | None = None
     critic: Path | None = None

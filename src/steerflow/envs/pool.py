@@ -36,10 +36,9 @@ class Reply:
     # The episode has ended; ``success`` is then the environment's verdict, or None if it gives none.
     done: bool
     success: bool | None
-    # Seconds inside the environment.
+    # Seconds inside the environment, and those that building it took, which the lane's first episode does.
     seconds: float
-    # The lane's environment was built for this command.
-    built: bool = False
+    building: float = 0.0
 
 
 @dataclass
@@ -55,7 +54,7 @@ class Pool:
     A lane runs one episode at a time. Its environment is built at its first episode and reused for all later ones; an
     episode depends on (task, seed, actions) only, not on the lane or on what ran there before.
 
-    with Pool("cube-single-play", workers=2, lanes=8) as pool:
+    with Pool("cube-single-play", workers=2, lanes=4) as pool:
         pool.start(0, seed=17)
         (reply,) = pool.wait()
         pool.execute(0, actions)     # (chunk, action)
@@ -65,7 +64,7 @@ class Pool:
     or after jax starts. Environments that a script registers need the form ``module:Name-v0``.
     """
 
-    def __init__(self, task: str, workers: int | None = None, lanes: int = 8) -> None:
+    def __init__(self, task: str, workers: int | None = None, lanes: int = 4) -> None:
         self.task = require_known_task(task)
         self.workers = workers or usable_cores()
         self.lanes = self.workers * lanes
@@ -94,9 +93,9 @@ class Pool:
         """The workers' process ids."""
         return [worker.process.pid for worker in self._workers]
 
-    def busy(self, lane: int) -> bool:
-        """Whether the lane's worker has commands left to answer, of this lane or of others."""
-        return self._pending[lane % self.workers] > 0
+    def left(self, lane: int) -> int:
+        """How many commands the lane's worker has left to answer, of this lane and of others."""
+        return self._pending[lane % self.workers]
 
     def start(self, lane: int, seed: int) -> None:
         """Begin an episode; whatever ran on this lane is abandoned. Sent with the next ``wait``."""
@@ -153,7 +152,7 @@ class Pool:
                         raise TaskError(f"The environment of {self.task!r} failed. {record['error']}")
                     assert observation is not None
                     self._pending[index] -= 1
-                    self.builds += record["built"]
+                    self.builds += record["building"] > 0
                     if record.pop("episode") == self._episodes[record["lane"]]:
                         replies.append(Reply(observation=observation, **record))
         except (EOFError, ConnectionResetError):

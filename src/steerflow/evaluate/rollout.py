@@ -2,96 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from concurrent import futures
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from steerflow.envs.pool import Pool, Reply
 from steerflow.errors import MismatchError, SteerflowError
-from steerflow.evaluate.rows import EpisodeRow, RowFile, arm_key, episode_seed, read_rows
+from steerflow.evaluate.arms import Actors, Acts, Arm
+from steerflow.evaluate.rows import EpisodeRow, RowFile, episode_seed, read_rows
 from steerflow.evaluate.timing import Timing
-
-if TYPE_CHECKING:
-    from steerflow.amortised import AmortisedGuidance
-    from steerflow.critic import Critic
-    from steerflow.policy import Policy
-    from steerflow.steer.recipe import Recipe
 
 # Diagnostics of the actor whose mean over an episode's decisions goes into its row.
 _MEANS = ("q", "gradient_norm", "velocity_norm", "clipped_fraction")
-
-
-@dataclass(frozen=True)
-class Arm:
-    """What is compared: a policy, a critic and a recipe. ``name`` is shown, ``method`` groups arms that differ in strength."""
-
-    name: str
-    method: str
-    policy: Policy
-    critic: Critic | None
-    recipe: Recipe
-    amortised: AmortisedGuidance | None = None
-
-    @staticmethod
-    def of(
-        method: str,
-        policy: Policy,
-        critic: Critic | None,
-        recipe: Recipe,
-        amortised: AmortisedGuidance | None = None,
-    ) -> Arm:
-        """An arm whose name tells its strength: ``qgf w=0.1``, ``best_of_n n=16``, ``qgf steps=20 w=0.1``.
-
-        ``amortised`` belongs to it only where the recipe asks it.
-        """
-        used = amortised if "amortised" in recipe.asks else None
-        name = method + _changes(method, recipe)
-        weight = f" w={recipe.to_json()['weight']:g}" if recipe.guided else ""
-        candidates = f" n={recipe.candidates}" if recipe.candidates > 1 else ""
-        return Arm(name + weight + candidates, method_name(method, recipe), policy, critic, recipe, used)
-
-    def key(self, task: str, split: str) -> tuple[str, ...]:
-        """Identifies the arm in a file of rows."""
-        return arm_key(self.name, self.recipe.to_json(), *self.fingerprints, task, split)
-
-    @property
-    def fingerprints(self) -> tuple[str, str, str]:
-        """Of the policy, the critic and the amortised guidance; empty for what it has not."""
-        policy, critic, amortised = (p.fingerprint if p else "" for p in (self.policy, self.critic, self.amortised))
-        return policy, critic, amortised
-
-
-class Acts(Protocol):
-    """What the rollout needs of ``steerflow.steer.actor.Actor``."""
-
-    def rows(
-        self, seeds: np.ndarray, decisions: np.ndarray, observations: np.ndarray, weights: np.ndarray
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]: ...
-
-
-def method_name(method: str, recipe: Recipe) -> str:
-    """The method, and what its recipe changes in the preset besides its strength: arms of one name form one curve.
-
-    Behaviour cloning stays ``bc``: it is what all others are compared with.
-    """
-    return method if method == "bc" else method + _changes(method, recipe)
-
-
-def _changes(method: str, recipe: Recipe) -> str:
-    from steerflow.steer.presets import PRESETS
-
-    if method not in PRESETS:
-        return ""
-    usual, strength = PRESETS[method].to_json(), ("weight", "candidates")
-    return "".join(f" {k}={v}" for k, v in recipe.to_json().items() if k not in strength and v != usual[k])
 
 
 @dataclass
@@ -128,35 +58,6 @@ class _Running:
             amortised=amortised,
             **means,
         )
-
-
-class Actors:
-    """One actor for all arms of equal structure; it decides once for everything that waits for it.
-
-    Keep one over several evaluations: an actor compiles when it is first needed.
-    """
-
-    def __init__(self, make_actor: Callable[[Arm], Acts] | None = None) -> None:
-        self._make = make_actor or _actor
-        # By structure; the arm is kept because its key holds the identities of its networks.
-        self._actors: dict[tuple, tuple[Acts, Arm]] = {}
-
-    def prepare(self, arms: Iterable[Arm]) -> None:
-        """Make and compile what these arms need, before environments wait for it."""
-        for arm in arms:
-            if self._key(arm) not in self._actors:
-                actor = self._make(arm)
-                zero, observation = np.zeros(1, np.int64), np.zeros((1, arm.policy.spec.observation_dim), np.float32)
-                actor.rows(zero, zero, observation, np.zeros(1, np.float32))
-                self._actors[self._key(arm)] = actor, arm
-
-    def of(self, arm: Arm) -> Acts:
-        return self._actors[self._key(arm)][0]
-
-    @staticmethod
-    def _key(arm: Arm) -> tuple:
-        parts = (id(arm.policy), id(arm.critic), id(arm.amortised))
-        return (*parts, json.dumps(arm.recipe.structure().to_json(), sort_keys=True))
 
 
 def evaluate(
@@ -225,21 +126,19 @@ class _Rollout:
 
     def __init__(self, todo: Sequence[_Wanted], pool: Pool, actors: Actors, timing: Timing) -> None:
         self._queue, self._pool, self._actors, self._timing = deque(todo), pool, actors, timing
-        # Arms are few and episodes many: look an arm's actor up once.
-        self._arms = {id(one.arm): one.arm for one in todo}
         self._running: dict[int, _Running] = {}
+        # Arms are few and episodes many: look an arm's actor up once.
+        arms = {id(one.arm): one.arm for one in todo}
+        actors.prepare(arms.values())
+        self._compiled = {number: actors.of(arm) for number, arm in arms.items()}
 
     def run(self, finished: Callable[[EpisodeRow], None]) -> None:
         """Calls ``finished`` as episodes end, until none is left."""
-        pool, timing, begin, built = self._pool, self._timing, time.perf_counter(), self._pool.builds
+        pool, timing, begin = self._pool, self._timing, time.perf_counter()
+        built, compiled = pool.builds, self._actors.compile_seconds
         try:
             for lane in range(min(pool.lanes, len(self._queue))):
                 self._start(lane)
-            # Environments are built while policies compile.
-            pool.flush()
-            self._actors.prepare(self._arms.values())
-            actors = {number: self._actors.of(arm) for number, arm in self._arms.items()}
-            timing.compile += time.perf_counter() - begin
             waiting: list[Reply] = []
             while self._running:
                 mark = time.perf_counter()
@@ -253,21 +152,21 @@ class _Rollout:
                         waiting.append(reply)
                 # Lanes that begin an episode need not wait for the decisions.
                 pool.flush()
-                # A call costs nearly the same for few rows as for many: gather until a worker has nothing left to do.
-                if all(pool.busy(reply.lane) for reply in waiting):
-                    continue
-                mark = time.perf_counter()
-                groups: dict[int, list[Reply]] = {}
-                for reply in waiting:
-                    groups.setdefault(id(actors[id(self._running[reply.lane].wanted.arm)]), []).append(reply)
-                for group in groups.values():
-                    self._decide(actors[id(self._running[group[0].lane].wanted.arm)], group)
-                waiting = []
-                timing.policy += time.perf_counter() - mark
+                # A call costs nearly the same for few rows as for many: gather until a worker has one command left,
+                # which keeps it busy during the call.
+                if any(pool.left(reply.lane) <= 1 for reply in waiting):
+                    waiting = self._decide(waiting, wait=not replies)
         finally:
             pool.abandon()
             wall = time.perf_counter() - begin
-            timing.add(Timing(wall=wall, capacity=wall * pool.workers, environments_built=pool.builds - built))
+            timing.add(
+                Timing(
+                    wall=wall,
+                    capacity=wall * pool.workers,
+                    compile=self._actors.compile_seconds - compiled,
+                    environments_built=pool.builds - built,
+                )
+            )
 
     def _start(self, lane: int) -> None:
         self._running[lane] = _Running(self._queue.popleft())
@@ -280,6 +179,7 @@ class _Rollout:
         running.total += reply.reward
         running.length += reply.steps
         self._timing.physics += reply.seconds
+        self._timing.building += reply.building
         if not reply.done:
             return None
         self._timing.add(Timing(episodes=1, steps=running.length))
@@ -288,7 +188,26 @@ class _Rollout:
             self._start(reply.lane)
         return running.row(self._pool.task, reply.success)
 
-    def _decide(self, actor: Acts, waiting: Sequence[Reply]) -> None:
+    def _decide(self, waiting: Sequence[Reply], wait: bool) -> list[Reply]:
+        """Decide for all lanes whose actor is compiled, with one call for each actor; the replies that have to wait on.
+
+        ``wait``: nothing else is under way, so wait for the first of the actors.
+        """
+        groups: dict[Future[Acts], list[Reply]] = {}
+        for reply in waiting:
+            groups.setdefault(self._compiled[id(self._running[reply.lane].wanted.arm)], []).append(reply)
+        if wait:
+            futures.wait(groups, return_when=futures.FIRST_COMPLETED)
+        begin, later = time.perf_counter(), []
+        for actor, group in groups.items():
+            if actor.done():
+                self._call(actor.result(), group)
+            else:
+                later += group
+        self._timing.policy += time.perf_counter() - begin
+        return later
+
+    def _call(self, actor: Acts, waiting: Sequence[Reply]) -> None:
         """One call for all lanes that wait for this actor."""
         rows = [self._running[reply.lane] for reply in waiting]
         actions, info = actor.rows(
@@ -298,18 +217,12 @@ class _Rollout:
             np.array([row.wanted.arm.recipe.weight for row in rows], np.float32),
         )
         self._timing.add(Timing(calls=1, decisions=len(rows)))
+        means = {name: info[name].tolist() for name in _MEANS if name in info}
         for i, (reply, row) in enumerate(zip(waiting, rows, strict=True)):
             row.decisions += 1
-            for name in _MEANS:
-                if name in info:
-                    row.info[name].append(float(info[name][i]))
+            for name, values in means.items():
+                row.info[name].append(values[i])
             self._pool.execute(reply.lane, actions[i])
-
-
-def _actor(arm: Arm) -> Acts:
-    from steerflow.steer.actor import Actor
-
-    return Actor(arm.policy, arm.critic, arm.recipe.structure(), arm.amortised)
 
 
 def _require_fitting(arm: Arm, reply: Reply, task: str) -> None:

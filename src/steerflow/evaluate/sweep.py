@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from steerflow.envs.pool import Pool
 from steerflow.envs.tasks import canonical_task
 from steerflow.errors import SteerflowError
+from steerflow.evaluate.arms import Actors, Arm, method_name
 from steerflow.evaluate.choose import Point, best, coarse_grid, curves, refined, unguided
-from steerflow.evaluate.rollout import Actors, Arm, evaluate, method_name
+from steerflow.evaluate.rollout import evaluate
 from steerflow.evaluate.rows import EpisodeRow, read_rows, rows_path
 from steerflow.evaluate.summary import SCALE, arm_line, arm_summary, natural_scale, summarise
 from steerflow.evaluate.timing import Timing, add_timing
@@ -74,7 +75,7 @@ def sweep(
     curve: bool = False,
     seed: int = 0,
     workers: int | None = None,
-    lanes: int = 8,
+    lanes: int = 4,
     amortised: AmortisedGuidance | None = None,
     pool: Pool | None = None,
     actors: Actors | None = None,
@@ -122,7 +123,7 @@ def sweep(
         scale_episodes = min(_SCALE_EPISODES, tune_episodes)
         total = len(guided) * scale_episodes + most * tune_episodes + tests * test_episodes
         progress = stack.enter_context(episode_bar(f"Evaluating {task}", total))
-        path, shared = rows_path(run, task), actors or Actors()
+        path, shared, whole = rows_path(run, task), actors or Actors(), Timing()
 
         def rows_of(arms: Sequence[Arm], split: str, episodes: int, file: Path = path) -> list[EpisodeRow]:
             spent = Timing()
@@ -133,9 +134,12 @@ def sweep(
                 )  # fmt: skip
             finally:
                 add_timing(run, spent)
+                whole.add(spent)
 
         unscaled = [m for m in guided if grid is None and not m.scale_free]
         probes = [arm(m.name, m.at(0.0)) for m in unscaled]
+        # All that will be needed is compiled from now on, while environments are built and probed.
+        shared.prepare([*probes, *fixed, *planned, *(arm(m.name, m.recipe) for m in guided)])
         probed = rows_of(probes, "tune", scale_episodes, rows_path(run, task, SCALE))
         for method in guided:
             scale = (
@@ -168,6 +172,8 @@ def sweep(
                     results.setdefault(point.arm, arm(method.name, method.at(point.strength)))
         rows_of(list(results.values()), "test", test_episodes)
         progress.finish()
+    if whole.steps:
+        console().print(whole.line(), style="dim", highlight=False)
     return summarise(run)
 
 
@@ -180,7 +186,7 @@ def evaluate_run(
     split: str = "test",
     seed: int = 0,
     workers: int | None = None,
-    lanes: int = 8,
+    lanes: int = 4,
     **changes: Any,
 ) -> list[dict[str, Any]]:
     """Evaluate one method of a run at a fixed strength beside behaviour cloning; returns their entries of the summary.

@@ -16,14 +16,15 @@ class Timing:
     """Where the time of evaluations goes, in seconds; adds up over calls."""
 
     wall: float = 0.0
-    # Inside environments, summed over workers.
+    # Inside environments and building them, summed over workers.
     physics: float = 0.0
-    # In policy calls, and compiling them.
+    building: float = 0.0
+    # In policy calls, and compiling them, which other episodes need not wait for.
     policy: float = 0.0
     compile: float = 0.0
     # The deciding process waits for environments.
     waiting: float = 0.0
-    # Wall time times workers: what ``physics`` could be at most.
+    # Wall time times workers: what ``physics`` and ``building`` could be at most.
     capacity: float = 0.0
     episodes: int = 0
     decisions: int = 0
@@ -39,6 +40,14 @@ class Timing:
         """The fields and ``physics_share``: the part of the workers' time that was spent inside environments."""
         share = {"physics_share": self.physics / self.capacity if self.capacity else 0.0}
         return {k: round(v, 3) if isinstance(v, float) else v for k, v in {**asdict(self), **share}.items()}
+
+    def line(self) -> str:
+        """``480 episodes, 57,310 steps in 35 s (1,637/s): workers 88 % in environments, 9 % building 8 of them``."""
+        physics, building = (100 * part / (self.capacity or 1.0) for part in (self.physics, self.building))
+        return (
+            f"{self.episodes:,} episodes, {self.steps:,} steps in {self.wall:.0f} s ({self.steps / (self.wall or 1.0):,.0f}/s): "
+            f"workers {physics:.0f} % in environments, {building:.0f} % building {self.environments_built} of them"
+        )
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Timing:

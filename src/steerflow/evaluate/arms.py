@@ -1,0 +1,128 @@
+"""What is compared, and the compiled policies that act for it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from steerflow.evaluate.rows import arm_key
+
+if TYPE_CHECKING:
+    from steerflow.amortised import AmortisedGuidance
+    from steerflow.critic import Critic
+    from steerflow.policy import Policy
+    from steerflow.steer.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is compared: a policy, a critic and a recipe. ``name`` is shown, ``method`` groups arms that differ in strength."""
+
+    name: str
+    method: str
+    policy: Policy
+    critic: Critic | None
+    recipe: Recipe
+    amortised: AmortisedGuidance | None = None
+
+    @staticmethod
+    def of(
+        method: str,
+        policy: Policy,
+        critic: Critic | None,
+        recipe: Recipe,
+        amortised: AmortisedGuidance | None = None,
+    ) -> Arm:
+        """An arm whose name tells its strength: ``qgf w=0.1``, ``best_of_n n=16``, ``qgf steps=20 w=0.1``.
+
+        ``amortised`` belongs to it only where the recipe asks it.
+        """
+        used = amortised if "amortised" in recipe.asks else None
+        name = method + _changes(method, recipe)
+        weight = f" w={recipe.to_json()['weight']:g}" if recipe.guided else ""
+        candidates = f" n={recipe.candidates}" if recipe.candidates > 1 else ""
+        return Arm(name + weight + candidates, method_name(method, recipe), policy, critic, recipe, used)
+
+    def key(self, task: str, split: str) -> tuple[str, ...]:
+        """Identifies the arm in a file of rows."""
+        return arm_key(self.name, self.recipe.to_json(), *self.fingerprints, task, split)
+
+    @property
+    def fingerprints(self) -> tuple[str, str, str]:
+        """Of the policy, the critic and the amortised guidance; empty for what it has not."""
+        policy, critic, amortised = (p.fingerprint if p else "" for p in (self.policy, self.critic, self.amortised))
+        return policy, critic, amortised
+
+
+class Acts(Protocol):
+    """What the rollout needs of ``steerflow.steer.actor.Actor``."""
+
+    def rows(
+        self, seeds: np.ndarray, decisions: np.ndarray, observations: np.ndarray, weights: np.ndarray
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]: ...
+
+
+def method_name(method: str, recipe: Recipe) -> str:
+    """The method, and what its recipe changes in the preset besides its strength: arms of one name form one curve.
+
+    Behaviour cloning stays ``bc``: it is what all others are compared with.
+    """
+    return method if method == "bc" else method + _changes(method, recipe)
+
+
+def _changes(method: str, recipe: Recipe) -> str:
+    from steerflow.steer.presets import PRESETS
+
+    if method not in PRESETS:
+        return ""
+    usual, strength = PRESETS[method].to_json(), ("weight", "candidates")
+    return "".join(f" {k}={v}" for k, v in recipe.to_json().items() if k not in strength and v != usual[k])
+
+
+class Actors:
+    """One actor for all arms of equal structure; it decides once for everything that waits for it.
+
+    Keep one over several evaluations: an actor is compiled once, in the background.
+    """
+
+    def __init__(self, make_actor: Callable[[Arm], Acts] | None = None) -> None:
+        self._make = make_actor or _actor
+        # By structure; the arm is kept because its key holds the identities of its networks.
+        self._actors: dict[tuple, tuple[Future[Acts], Arm]] = {}
+        self._compiler = ThreadPoolExecutor(1, "compile")
+        self.compile_seconds = 0.0
+
+    def prepare(self, arms: Iterable[Arm]) -> None:
+        """Begin to make and compile what these arms need, in this order."""
+        for arm in arms:
+            if self._key(arm) not in self._actors:
+                self._actors[self._key(arm)] = self._compiler.submit(self._compiled, arm), arm
+
+    def of(self, arm: Arm) -> Future[Acts]:
+        """The actor of a prepared arm once it is compiled, or what making it raised."""
+        return self._actors[self._key(arm)][0]
+
+    def _compiled(self, arm: Arm) -> Acts:
+        begin = time.perf_counter()
+        actor = self._make(arm)
+        zero, observation = np.zeros(1, np.int64), np.zeros((1, arm.policy.spec.observation_dim), np.float32)
+        actor.rows(zero, zero, observation, np.zeros(1, np.float32))
+        self.compile_seconds += time.perf_counter() - begin
+        return actor
+
+    @staticmethod
+    def _key(arm: Arm) -> tuple:
+        parts = (id(arm.policy), id(arm.critic), id(arm.amortised))
+        return (*parts, json.dumps(arm.recipe.structure().to_json(), sort_keys=True))
+
+
+def _actor(arm: Arm) -> Acts:
+    from steerflow.steer.actor import Actor
+
+    return Actor(arm.policy, arm.critic, arm.recipe.structure(), arm.amortised)
