@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+from steerflow.critic import Critic
+from steerflow.policy import Policy
 
 
 def mlp_init(key, sizes: tuple[int, ...]) -> list[dict[str, Any]]:
@@ -146,3 +150,60 @@ def train(agent: dict[str, Any], sampler: Callable[[], dict[str, np.ndarray]], u
             info = {name: float(value) for name, value in info.items()}
     jax.block_until_ready(agent)
     return agent
+
+
+class Evaluation:
+    """The evaluation loop: an environment, an agent and one jitted call for each decision, one episode after the other.
+
+    ``start`` and ``episode`` are for processes that each run their own.
+    """
+
+    _own: Evaluation
+
+    def __init__(self, run: Path, task: str) -> None:
+        import gymnasium
+        import ogbench  # noqa: F401 (registers its environments)
+
+        policy, critic = Policy.load(run / "policy"), Critic.load(run / "critic" / task)
+        self.env = gymnasium.make(task)
+        self.agent = {"policy": policy.network, "critic": critic.network}
+
+        @jax.jit
+        def act(agent, key, observation, weight):
+            observations = observation[None]
+            states, steps = policy.normaliser(observations), 10
+            a = jax.random.normal(key, (1, policy.spec.flat_dim))
+            for k in range(steps):
+                t = k / steps
+                v = agent["policy"](states, a, t)
+                estimate = jnp.clip(a + (1 - t) * v, -1, 1)
+                q = lambda x: agent["critic"].critics(critic.normaliser(observations), x).min(axis=0).sum()  # noqa: E731
+                a = a + (v + weight * jax.grad(q)(estimate)) / steps
+            return jnp.clip(a, -1, 1).reshape(policy.spec.chunk, policy.spec.action_dim)
+
+        self.act = act
+
+    def run(self, weight: float, seed: int) -> int:
+        """One episode; its number of steps."""
+        observation, _ = self.env.reset(seed=seed)
+        key, queue, steps, done = jax.random.key(seed), [], 0, False
+        while not done:
+            if not queue:
+                key, use = jax.random.split(key)
+                queue = list(np.asarray(self.act(self.agent, use, observation.astype(np.float32), weight)))
+            observation, _, terminated, truncated, _ = self.env.step(queue.pop(0))
+            steps, done = steps + 1, terminated or truncated
+        return steps
+
+    @staticmethod
+    def start(run: Path, task: str, barrier=None) -> None:
+        """Build and compile everything; with a barrier, wait until all processes have."""
+        own = Evaluation._own = Evaluation(run, task)
+        observation, _ = own.env.reset(seed=0)
+        own.act(own.agent, jax.random.key(0), observation.astype(np.float32), 0.0)
+        if barrier is not None:
+            barrier.wait()
+
+    @staticmethod
+    def episode(weight: float, seed: int) -> int:
+        return Evaluation._own.run(weight, seed)
