@@ -6,6 +6,7 @@ drawn with numpy, one jitted update is called for each, all networks are one age
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -161,9 +162,11 @@ class Evaluation:
     _own: Evaluation
 
     def __init__(self, run: Path, task: str) -> None:
+        os.environ.setdefault("MUJOCO_GL", "disabled")
         import gymnasium
         import ogbench  # noqa: F401 (registers its environments)
 
+        gymnasium.logger.min_level = gymnasium.logger.ERROR
         policy, critic = Policy.load(run / "policy"), Critic.load(run / "critic" / task)
         self.env = gymnasium.make(task)
         self.agent = {"policy": policy.network, "critic": critic.network}
