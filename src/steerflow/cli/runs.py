@@ -29,9 +29,11 @@ class Changes:
     guidance: str | None = None
     # How the weight varies over flow time: constant, window(start=0.2), ramp or normalised (a fraction of the velocity).
     schedule: str | None = None
+    # Steps that share one guidance: with 2 it is asked at every second step and added at both.
+    guide_every: int | None = None
     # Which candidate is executed: first, best_of_n or softmax(temperature=1.0).
     select: str | None = None
-    # How the ensemble of critics becomes one Q: min, mean or mean_minus_std(k=1.0).
+    # How the ensemble of critics becomes one Q: min, mean, first (one critic alone) or mean_minus_std(k=1.0).
     aggregate: str | None = None
 
     def given(self, plain: bool = False) -> dict[str, Any]:

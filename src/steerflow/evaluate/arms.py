@@ -82,7 +82,7 @@ def _changes(method: str, recipe: Recipe) -> str:
     if method not in PRESETS:
         return ""
     usual, strength = PRESETS[method].to_json(), ("weight", "candidates")
-    return "".join(f" {k}={v}" for k, v in recipe.to_json().items() if k not in strength and v != usual[k])
+    return "".join(f" {k}={v}" for k, v in recipe.to_json().items() if k not in strength and v != usual.get(k))
 
 
 class Actors:

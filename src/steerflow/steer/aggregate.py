@@ -26,6 +26,14 @@ class Mean:
 
 
 @dataclass(frozen=True)
+class First:
+    """``Q_1``: one critic alone, for half the arithmetic of two and no pessimism."""
+
+    def __call__(self, q):
+        return q[0]
+
+
+@dataclass(frozen=True)
 class MeanMinusStd:
     """``mean_e Q_e - k std_e Q_e`` with the population's standard deviation: pessimism in proportion to disagreement."""
 
@@ -39,4 +47,4 @@ class MeanMinusStd:
         return jnp.mean(q, axis=0) - self.k * jnp.where(agree, 0.0, jnp.sqrt(jnp.where(agree, 1.0, variance)))
 
 
-AGGREGATES = Family("aggregate", {"min": Min, "mean": Mean, "mean_minus_std": MeanMinusStd})
+AGGREGATES = Family("aggregate", {"min": Min, "mean": Mean, "first": First, "mean_minus_std": MeanMinusStd})

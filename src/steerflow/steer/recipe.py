@@ -43,6 +43,8 @@ class Recipe:
     guidance: Any = field(default_factory=Nothing)
     weight: float | Callable[[Any], Any] = 0.0
     schedule: Any = field(default_factory=Constant)
+    # Steps that share one guidance: with 2 it is asked at every second step and added at both.
+    guide_every: int = 1
     # What happens after the flow, to how many candidates, and which of them is executed.
     refine: Any = field(default_factory=Keep)
     candidates: int = 1
@@ -53,8 +55,9 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, family in _FAMILIES.items():
             object.__setattr__(self, name, family.parse(getattr(self, name)))
-        if self.steps < 1 or self.candidates < 1:
-            raise SteerflowError(f"steps ({self.steps}) and candidates ({self.candidates}) must be at least 1.")
+        for name in ("steps", "candidates", "guide_every"):
+            if getattr(self, name) < 1:
+                raise SteerflowError(f"{name} must be at least 1; it is {getattr(self, name)}.")
         if self.times is not None:
             times = tuple(float(t) for t in self.times)
             if len(times) < 2 or times[0] != 0 or times[-1] != 1 or any(b <= a for a, b in itertools.pairwise(times)):
@@ -67,6 +70,16 @@ class Recipe:
     def time_grid(self) -> tuple[float, ...]:
         """The flow times from 0 to 1 between which the solver steps."""
         return self.times or tuple(k / self.steps for k in range(self.steps + 1))
+
+    @property
+    def due(self) -> tuple[bool, ...]:
+        """For each step, whether guidance is asked anew: at every ``guide_every``-th of the steps in which it acts."""
+        before = itertools.accumulate((bool(self.acts(t)) for t in self.time_grid[:-2]), initial=0)
+        return tuple(n % self.guide_every == 0 for n in before)
+
+    def acts(self, t: Any) -> Any:
+        """Whether guidance may act at flow time ``t``; True itself where the schedule rules out no time."""
+        return self.schedule.acts(t) if hasattr(self.schedule, "acts") else True
 
     @property
     def guided(self) -> bool:
@@ -98,7 +111,7 @@ class Recipe:
             "times": self.times and list(self.times),
             "weight": float(self.weight),
             "candidates": self.candidates,
-        }
+        } | ({"guide_every": self.guide_every} if self.guide_every > 1 else {})
         return {name: family.write(getattr(self, name)) for name, family in _FAMILIES.items()} | plain
 
     @staticmethod

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from steerflow.steer.models import Models
@@ -24,7 +25,7 @@ class Sampled(NamedTuple):
     q: Float[Array, " batch"]  # the critic's value of the chosen chunk; NaN where no critic was given
     candidate: Float[Array, " batch"]  # index of the chosen candidate
     velocity_norm: Float[Array, " batch"]  # mean over steps of |v| at the steps' starts
-    gradient_norm: Float[Array, " batch"]  # mean over steps of |g|
+    gradient_norm: Float[Array, " batch"]  # mean of |g| over the steps at whose starts it was asked
     clipped_fraction: Float[Array, " batch"]  # share of dimensions that the final clip moved
     path: Float[Array, "steps_1 batch flat"] | None  # a at every time, where asked for
 
@@ -53,30 +54,38 @@ def sample(
 
     a = jax.vmap(lambda key, state: recipe.noise(key, state, flat))(row_keys[:, 1:].reshape(-1), states)
 
-    def guided(a, t):
+    def guided(a, t, last, due):
+        """(v, g, field); where guidance does not act or is not due, it is not asked and g is the last one."""
         v = models.velocity(states, a, t)
         if not recipe.guided:
-            return v, jnp.zeros_like(v), v
-        g = recipe.guidance(models, states, a, t, v)
+            return v, last, v
+        asked = recipe.acts(t) if recipe.guide_every == 1 else due & recipe.acts(t)
+        ask = lambda: recipe.guidance(models, states, a, t, v)  # noqa: E731
+        g = ask() if asked is True else jax.lax.cond(asked, ask, lambda: last)
         strength = recipe.schedule(weights(t) if callable(weights) else weights, t, v, g)
         return v, g, v + jnp.broadcast_to(strength, a.shape[:1])[:, None] * g
 
-    def step(a, times):
-        t, dt = times
+    def step(carry, now):
+        a, g = carry
+        t, dt, due = now
         norms = []
 
         def field(x, time):
-            v, g, total = guided(x, time)
+            nonlocal g
+            v, g, total = guided(x, time, g, due)
             if not norms:
                 norms.append((jnp.linalg.norm(v, axis=-1), jnp.linalg.norm(g, axis=-1)))
             return total
 
         after = recipe.solver(field, a, t, dt)
-        return after, (norms[0], after if keep_path else None)
+        return (after, g), (norms[0], after if keep_path else None)
 
     grid = jnp.asarray(recipe.time_grid, a.dtype)
     start = a
-    a, (norms, visited) = jax.lax.scan(step, a, (grid[:-1], jnp.diff(grid)))
+    (a, _), (norms, visited) = jax.lax.scan(
+        step, (a, jnp.zeros_like(a)), (grid[:-1], jnp.diff(grid), jnp.asarray(recipe.due))
+    )
+    asked = np.asarray([due and bool(recipe.acts(t)) for t, due in zip(recipe.time_grid, recipe.due, strict=False)])
     refined = recipe.refine(models, states, a)
     clipped = jnp.clip(refined, -1.0, 1.0)
 
@@ -90,7 +99,7 @@ def sample(
         q=pick(q),
         candidate=chosen,
         velocity_norm=pick(norms[0].mean(axis=0)),
-        gradient_norm=pick(norms[1].mean(axis=0)),
+        gradient_norm=pick(norms[1][asked].sum(axis=0) / max(asked.sum(), 1)),
         clipped_fraction=pick((clipped != refined).mean(axis=-1, dtype=a.dtype)),
         path=path,
     )

@@ -1,4 +1,7 @@
-"""How strongly and when guidance acts: ``schedule(weight, t, v, g)`` -> coefficient of g, (batch,) or scalar."""
+"""How strongly and when guidance acts: ``schedule(weight, t, v, g)`` -> coefficient of g, (batch,) or scalar.
+
+A schedule that is 0 at some times whatever the weight says so with ``acts(t)``: guidance is not asked there.
+"""
 
 from steerflow.steer.family import Family
 from steerflow.steer.schedule.constant import Constant as Constant

@@ -21,3 +21,6 @@ class Normalised:
         norm = jnp.linalg.norm(g, axis=-1)
         ratio = jnp.linalg.norm(v, axis=-1) / jnp.where(norm > 0, norm, 1.0)
         return Window(self.start, self.stop)(weight, t, v, g) * ratio
+
+    def acts(self, t):
+        return Window(self.start, self.stop).acts(t)
