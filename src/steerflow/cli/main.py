@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from steerflow.cli.shell import Command, dispatch, run
+from steerflow.compiled import keep_compiled
 
 COMMANDS = {
     "demo": Command("steerflow.cli.demo:demo", "data, training, sweep and report in minutes"),
@@ -22,6 +23,7 @@ _ABOUT = """Train a flow policy once, steer it at test time. Begin with: steerfl
 
 def main(argv: list[str] | None = None) -> None:
     """The entry point; leaves through SystemExit with the exit code."""
+    keep_compiled()
     sys.exit(run(_steerflow, list(sys.argv[1:] if argv is None else argv)))
 
 

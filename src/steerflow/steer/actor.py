@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -12,10 +11,12 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from steerflow.amortised import AmortisedGuidance
+from steerflow.compiled import keep_compiled
 from steerflow.critic import Critic
 from steerflow.errors import DataError, MismatchError
 from steerflow.policy import Policy
 from steerflow.spec import Spec
+from steerflow.steer.acting import ActingCritics, acting_form
 from steerflow.steer.models import Models
 from steerflow.steer.presets import recipe as recipe_of
 from steerflow.steer.recipe import Recipe
@@ -49,15 +50,16 @@ class Actor:
             )
         else:
             amortised.require_fits(policy, critic, recipe.to_json()["aggregate"])
+        keep_compiled()
         self.spec: Spec = policy.spec
         self.recipe = recipe
         self._networks = (policy, critic, amortised)
-        low, high = (np.asarray(x, np.float32) for x in (self.spec.action_low, self.spec.action_high))
-        self._low, self._high = low, high
-        self._parameters = jax.device_put([part.network if part is not None else None for part in self._networks])
-        self._sample = jax.jit(partial(self._trace, keep_path=False))
-        self._sample_path = jax.jit(partial(self._trace, keep_path=True))
-        self._fold = jax.vmap(lambda seed, decision: jax.random.fold_in(jax.random.key(seed), decision))
+        critics = ActingCritics.of(critic.network.critics) if critic is not None else None
+        gradient = acting_form(amortised.network) if amortised is not None else None
+        self._parameters = jax.device_put((acting_form(policy.network), critics, gradient))
+        self._act = jax.jit(self._trace_act)
+        self._act_rows = jax.jit(self._trace_rows)
+        self._sample_path = jax.jit(self._trace_path)
 
     def __call__(
         self, key: Key[Array, ""], observations: Float[np.ndarray, "*batch obs"], weight: float | None = None
@@ -65,8 +67,10 @@ class Actor:
         """Act with the recipe's weight, or another; ``key`` is consumed."""
         single = np.ndim(observations) == 1
         batch = self._check(np.asarray(observations, np.float32)[None] if single else observations)
-        keys = jax.random.split(key, len(batch))
-        actions, info = self._finish(self._sample(self._parameters, keys, batch, self._weights(weight, len(batch))))
+        value = self.recipe.weight if weight is None else weight
+        # A weight that is a function is part of the compiled function.
+        weights = np.full(len(batch), 0.0 if callable(value) else value, np.float32)
+        actions, info = _numpy(self._act(self._parameters, key, batch, weights))
         return (actions[0], {name: x[0] for name, x in info.items()}) if single else (actions, info)
 
     def rows(
@@ -82,22 +86,17 @@ class Actor:
             parts = [np.asarray(x)[first : first + _BLOCK] for x in (seeds, decisions, batch, weights)]
             missing = _BLOCK - len(parts[0])
             padded = [np.concatenate([part, np.repeat(part[:1], missing, axis=0)]) for part in parts]
-            keys = self._fold(padded[0].astype(np.uint32), padded[1].astype(np.uint32))
-            sampled = self._sample(self._parameters, keys, padded[2], padded[3].astype(np.float32))
-            actions, info = self._finish(sampled)
-            kept = _BLOCK - missing
-            blocks.append((actions[:kept], {name: x[:kept] for name, x in info.items()}))
-        return (
-            np.concatenate([actions for actions, _ in blocks]),
-            {name: np.concatenate([info[name] for _, info in blocks]) for name in blocks[0][1]},
-        )
+            dtypes = (np.uint32, np.uint32, np.float32, np.float32)
+            block = [part.astype(dtype) for part, dtype in zip(padded, dtypes, strict=True)]
+            blocks.append(self._act_rows(self._parameters, *block))
+        actions, info = jax.tree.map(lambda *x: np.concatenate(x)[: len(batch)], *blocks)
+        return actions, info
 
     def paths(self, seeds: np.ndarray, observations: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """The flow's way from noise to action, (steps + 1, batch, chunk * action) scaled to [-1, 1], before the clip."""
         batch = self._check(observations)
-        keys = self._fold(np.asarray(seeds, np.uint32), np.zeros(len(batch), np.uint32))
-        sampled = self._sample_path(self._parameters, keys, batch, np.asarray(weights, np.float32))
-        return np.asarray(sampled.path)
+        seeds, weights = np.asarray(seeds, np.uint32), np.asarray(weights, np.float32)
+        return np.asarray(self._sample_path(self._parameters, seeds, batch, weights))
 
     def q(self, observations: np.ndarray, chunks: np.ndarray) -> np.ndarray:
         """The critic's value (batch,) of flattened chunks (batch, chunk * action) scaled to [-1, 1]."""
@@ -110,33 +109,29 @@ class Actor:
     def calls(self) -> dict[str, int]:
         """How often each network is asked for one action: velocity, q_gradient, q, amortised (a gradient is counted once)."""
         counts = {"velocity": 0, "q_gradient": 0, "q": 0, "amortised": 0}
-        models = self._models(self._parameters)
-        one = Recipe.replace(self.recipe, times=(0.0, 1.0))
-        steps = len(self.recipe.time_grid) - 1
 
         class Counting(Models):
             def q_gradient(self, observations, a):
-                counts["q_gradient"] += steps
-                counts["q"] -= 1
-                return super().q_gradient(observations, a)
+                counts["q_gradient"] += 1
+                return jnp.zeros_like(a)
 
         def velocity(observations, a, t):
-            counts["velocity"] += steps
-            return models.velocity(observations, a, t)
+            counts["velocity"] += 1
+            return jnp.zeros_like(a)
 
         def q(observations, a):
             counts["q"] += 1
-            return models.q(observations, a)  # type: ignore[misc]
+            return jnp.zeros(a.shape[:1])
 
         def amortised(observations, a):
-            counts["amortised"] += steps
-            return models.amortised(observations, a)  # type: ignore[misc]
+            counts["amortised"] += 1
+            return jnp.zeros_like(a)
 
-        counting = Counting(velocity, q if models.q is not None else None, amortised)
-        keys = jax.random.split(jax.random.key(0), 1)
-        observations = jnp.zeros((1, self.spec.observation_dim))
+        counting = Counting(velocity, q if self._networks[1] is not None else None, amortised)
+        keys, observations = jax.random.split(jax.random.key(0), 1), jnp.zeros((1, self.spec.observation_dim))
+        # Step by step, so that what is skipped is not counted.
         with jax.disable_jit():
-            sample(keys, observations, counting, one, flat=self.spec.flat_dim, weight=0.0)
+            sample(keys, observations, counting, self.recipe, flat=self.spec.flat_dim, weight=0.0)
         return {name: count * self.recipe.candidates for name, count in counts.items()}
 
     def _models(self, parameters: Any) -> Models:
@@ -145,7 +140,7 @@ class Actor:
 
         def q(observations, a):
             assert critic is not None
-            return self.recipe.aggregate(critics.critics(critic.normaliser(observations), a))
+            return self.recipe.aggregate(critics(critic.normaliser(observations), a))
 
         return Models(
             velocity=lambda observations, a, t: velocity(policy.normaliser(observations), a, t),
@@ -153,28 +148,36 @@ class Actor:
             amortised=(lambda observations, a: gradient(amortised.normaliser(observations), a)) if amortised else None,
         )
 
-    def _trace(self, parameters, keys, observations, weights, *, keep_path: bool) -> Sampled:
-        weight = self.recipe.weight if callable(self.recipe.weight) else weights
-        recipe = self.recipe.replace(weight=weight) if callable(weight) else self.recipe
+    def _trace_act(self, parameters, key, observations, weights):
+        keys = jax.random.split(key, len(observations))
+        return self._finish(self._trace(parameters, keys, observations, weights))
+
+    def _trace_rows(self, parameters, seeds, decisions, observations, weights):
+        keys = _fold(seeds, decisions)
+        return self._finish(self._trace(parameters, keys, observations, weights))
+
+    def _trace_path(self, parameters, seeds, observations, weights):
+        keys = _fold(seeds, jnp.zeros_like(seeds))
+        return self._trace(parameters, keys, observations, weights, keep_path=True).path
+
+    def _trace(self, parameters, keys, observations, weights, *, keep_path: bool = False) -> Sampled:
+        weight = None if callable(self.recipe.weight) else weights
         return sample(
             keys,
             observations,
             self._models(parameters),
-            recipe,
+            self.recipe,
             flat=self.spec.flat_dim,
-            weight=None if callable(weight) else weight,
+            weight=weight,
             keep_path=keep_path,
         )
 
-    def _weights(self, weight: float | None, batch: int) -> np.ndarray:
-        value = self.recipe.weight if weight is None else weight
-        return np.full(batch, 0.0 if callable(value) else value, np.float32)
-
-    def _finish(self, sampled: Sampled) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        scaled = np.asarray(sampled.actions).reshape(-1, self.spec.chunk, self.spec.action_dim)
-        actions = self._low + (scaled + 1) / 2 * (self._high - self._low)
-        info = {name: np.asarray(x) for name, x in sampled._asdict().items() if name not in ("actions", "path")}
-        return np.clip(actions, self._low, self._high).astype(np.float32), info
+    def _finish(self, sampled: Sampled) -> tuple[Array, dict[str, Array]]:
+        """Actions in the environment's units, and the diagnostics."""
+        low, high = (np.asarray(x, np.float32) for x in (self.spec.action_low, self.spec.action_high))
+        scaled = sampled.actions.reshape(-1, self.spec.chunk, self.spec.action_dim)
+        info = {name: x for name, x in sampled._asdict().items() if name not in ("actions", "path")}
+        return jnp.clip(low + (scaled + 1) / 2 * (high - low), low, high), info
 
     def _check(self, observations: np.ndarray) -> np.ndarray:
         batch = np.asarray(observations, np.float32)
@@ -189,6 +192,15 @@ class Actor:
                 "Refusing to act on it; check the sensor or the environment."
             )
         return batch
+
+
+def _fold(seeds, decisions):
+    return jax.vmap(lambda seed, decision: jax.random.fold_in(jax.random.key(seed), decision))(seeds, decisions)
+
+
+def _numpy(results: tuple[Array, dict[str, Array]]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    actions, info = results
+    return np.asarray(actions), {name: np.asarray(x) for name, x in info.items()}
 
 
 def steer(
