@@ -210,3 +210,24 @@ class Evaluation:
     @staticmethod
     def episode(weight: float, seed: int) -> int:
         return Evaluation._own.run(weight, seed)
+
+
+@jax.jit
+def sample_actions(agent: dict[str, Any], key, observations, weight):
+    """Guided actions (QGF) in [-1, 1]: ten steps, written out; the entire agent is the argument."""
+    p, flat = agent["parameters"], agent["parameters"]["velocity"][-1]["bias"].shape[-1]
+    a = jax.random.normal(key, (len(observations), flat))
+    for k in range(10):
+        t = jnp.full((len(observations), 1), k / 10)
+        v = velocity(p["velocity"], observations, a, t)
+        estimate = jnp.clip(a + (1 - t) * v, -1, 1)
+        g = jax.grad(lambda x: critics(agent["target"], observations, x).min(axis=0).sum())(estimate)
+        a = a + (v + weight * g) / 10
+    return jnp.clip(a, -1, 1)
+
+
+def act(agent: dict[str, Any], key, observations: np.ndarray, weight: float, low: float, high: float) -> np.ndarray:
+    """A decision for numpy observations, as a numpy array in the environment's units."""
+    _, key = jax.random.split(key)
+    actions = np.asarray(sample_actions(agent, key, observations, weight))
+    return np.clip(low + (actions + 1) / 2 * (high - low), low, high)
