@@ -214,7 +214,13 @@ def test_train_commands_say_what_is_learnt(monkeypatch, capsys):
     assert (critic.learn, critic.run, critic.tasks) == ("critic", Path("x"), ("a", "b"))
     both = captured_config(monkeypatch, "both", "--data", "tiny", "--tasks", "a", "--critic.expectile", "0.7")
     assert (both.learn, both.tasks, both.critic.expectile) == ("both", ("a",), 0.7)
-    assert capsys.readouterr().out == "runs/tiny\nx\nruns/tiny\n"
+    assert (both.seeds, both.devices, both.distributed) == ((0,), "auto", False)
+    many = captured_config(
+        monkeypatch, "both", "--data", "tiny", "--seeds", "0", "1", "--devices", "8", "--distributed"
+    )
+    assert (many.seeds, many.devices, many.distributed) == ((0, 1), 8, True)
+    assert captured_config(monkeypatch, "policy", "--data", "tiny", "--seed", "3").seeds == (3,)
+    assert capsys.readouterr().out == "runs/tiny\nx\n" + 3 * "runs/tiny\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])

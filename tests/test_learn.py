@@ -293,13 +293,13 @@ def test_training_together_or_apart_and_streamed_or_resident_gives_the_same(smal
 
 
 def test_running_again_reuses_and_more_updates_continue(small_data, tmp_path, monkeypatch):
-    began, restore = [], loop._restore
+    began, begin = [], loop._begin
 
-    def spy(learner):
-        began.append(restore(learner))
+    def spy(*arguments):
+        began.append(begin(*arguments))
         return began[-1]
 
-    monkeypatch.setattr(loop, "_restore", spy)
+    monkeypatch.setattr(loop, "_begin", spy)
     config = small_config(small_data, tmp_path / "run")
     first = digest(train(config))
     before = (tmp_path / "run/policy/meta.json").stat().st_mtime_ns

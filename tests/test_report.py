@@ -218,7 +218,7 @@ def test_without_evaluations_there_is_still_learning(tmp_path):
     run.mkdir()
     write_lines(run / "metrics.jsonl", fake_metrics(validation=False))
     page = page_of(run)
-    assert "Nothing has been evaluated yet. To evaluate: steerflow sweep run" in page.text
+    assert f"Nothing has been evaluated yet. To evaluate: steerflow sweep {run}" in page.text
     assert "There are no validation losses" in page.text
     assert "validation data" not in page.text
     assert "learning" in page.ids()

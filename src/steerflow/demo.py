@@ -72,7 +72,7 @@ def demo(config: DemoConfig) -> dict[str, Any]:
         run=config.run,
         tasks=(_TASK,),
         updates=config.updates,
-        seed=config.seed,
+        seeds=(config.seed,),
         policy=FlowMatchingConfig(hidden=config.hidden),
         critic=IQLConfig(hidden=config.hidden),
     )

@@ -120,9 +120,12 @@ def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
 
 
 def find_run(name: str | Path) -> Path:
-    """The run folder ``name``, or ``runs/<name>``; raises with the nearest known names."""
+    """The run folder ``name``, or ``runs/<name>``; raises with the nearest known names, or those of its seeds."""
     for path in (Path(name), Path("runs") / name):
         if path.is_dir():
+            seeds = sorted(config.parent for config in path.glob("seed-*/config.toml"))
+            if seeds and not (path / "config.toml").exists():
+                raise SteerflowError(f"{path} holds a run for each seed. Name one: {', '.join(map(str, seeds))}.")
             return path
     known = [p.name for p in Path("runs").iterdir() if p.is_dir()] if Path("runs").is_dir() else []
     near = difflib.get_close_matches(str(name), known, n=3)

@@ -29,6 +29,14 @@ _Tasks = Annotated[
         help="Tasks whose critics are trained; rewards come from the data set, or OGBench's labels.",
     ),
 ]
+_Seeds = Annotated[
+    tuple[int, ...],
+    arg(
+        aliases=("--seed",),
+        help="Seeds of the networks, the batches and the noise. Several train at once over one copy of the data, each as "
+        "it would alone; their results are then RUN/seed-N.",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,7 @@ class _Policy(TrainConfig):
 
     learn: Suppress[Literal["policy"]] = "policy"
     run: _Run = _RUN
+    seeds: _Seeds = (0,)
     tasks: Suppress[tuple[str, ...]] = ()
     critic: Suppress[IQLConfig] = field(default_factory=IQLConfig)
 
@@ -47,6 +56,7 @@ class _Critic(TrainConfig):
 
     learn: Suppress[Literal["critic"]] = "critic"
     run: _Run = _RUN
+    seeds: _Seeds = (0,)
     tasks: _Tasks = ()
     policy: Suppress[FlowMatchingConfig] = field(default_factory=FlowMatchingConfig)
 
@@ -57,6 +67,7 @@ class _Both(TrainConfig):
 
     learn: Suppress[Literal["both"]] = "both"
     run: _Run = _RUN
+    seeds: _Seeds = (0,)
     tasks: _Tasks = ()
 
 

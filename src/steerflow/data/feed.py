@@ -71,6 +71,10 @@ class ResidentFeed:
         rows, last = chunk_rows(jnp, numbers, first_chunk, episode_ends)
         return pick_windows(jnp, columns, rows, last, chunk=self.chunk, horizon=self.horizon)
 
+    def ahead(self, n: int) -> int:
+        """Calls of ``n`` steps that are read ahead."""
+        return 0
+
     def close(self) -> None:
         pass
 

@@ -75,8 +75,7 @@ class StreamFeed:
     def payload(self, first: int, n: int, every: int | None = None) -> Windows:
         """Leaves (n, seed, ...). The next call is expected ``every`` steps later (n by default), and is read ahead."""
         begin = time.perf_counter()
-        ahead = min(_AHEAD_CALLS, max(1, _AHEAD_BYTES // self.call_bytes(n)))
-        calls = [(first + k * (every or n), n) for k in range(ahead + 1)]
+        calls = [(first + k * (every or n), n) for k in range(self.ahead(n) + 1)]
         for call in self._ahead.keys() - set(calls):
             self._ahead.pop(call).cancel()
         for call in calls:
@@ -94,6 +93,10 @@ class StreamFeed:
         for pool in (self._caller, self._readers):
             pool.shutdown(cancel_futures=True)
         self._warmer.join()
+
+    def ahead(self, n: int) -> int:
+        """Calls of ``n`` steps that are read ahead."""
+        return min(_AHEAD_CALLS, max(1, _AHEAD_BYTES // self.call_bytes(n)))
 
     def call_bytes(self, n: int) -> int:
         """Bytes of the payload of ``n`` steps."""

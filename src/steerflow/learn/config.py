@@ -51,7 +51,7 @@ class IQLConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run: `RUN/policy` and `RUN/critic/<task>` are its results."""
+    """One training run: `RUN/policy` and `RUN/critic/<task>` are its results, of several seeds each below `RUN/seed-N`."""
 
     # Data set: a name below ./data (see `steerflow data list`) or a folder.
     data: str
@@ -67,8 +67,9 @@ class TrainConfig:
     updates: int = 500_000
     # Chunks in a batch.
     batch: int = 256
-    # Seed of the networks, the batches and the noise.
-    seed: int = 0
+    # Seeds of the networks, the batches and the noise. Several train at once over one copy of the data, each as it would
+    # alone; their results are then `RUN/seed-N`.
+    seeds: tuple[int, ...] = (0,)
     # Observations as networks see them: "none" is as stored, as in OGBench's and QGF's code; "standard" has mean 0 and
     # deviation 1 over the data. Use it for raw units such as pixels; it also blows up dimensions that hardly vary.
     normalise: Literal["none", "standard"] = "none"
@@ -85,3 +86,17 @@ class TrainConfig:
     # Where batches come from: "memory" keeps the data on the device, "stream" reads the store; "auto" takes memory if
     # the data fit in a third of what is free.
     feed: Literal["auto", "memory", "stream"] = "auto"
+    # Devices to train on; "auto" is one, or with --distributed all of all processes.
+    devices: int | Literal["auto"] = "auto"
+    # What is split over them: "batch" each batch; "parameters" networks and optimisers too, for large networks; "seeds" the
+    # seeds, without any communication.
+    shard: Literal["batch", "parameters", "seeds"] = "batch"
+    # This is one of several processes that train together: started by SLURM or MPI, or told by JAX_COORDINATOR_ADDRESS,
+    # JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    distributed: bool = False
+
+    def folders(self) -> dict[int, Path]:
+        """The run folder of each seed."""
+        if len(self.seeds) == 1:
+            return {self.seeds[0]: self.run}
+        return {seed: self.run / f"seed-{seed}" for seed in self.seeds}

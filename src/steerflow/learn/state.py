@@ -1,4 +1,7 @@
-"""What a training run learns, as one pytree: the policy and the critics of all tasks, and one update of both."""
+"""What a training run learns, as one pytree: the policy and the critics of all tasks, and one update of both.
+
+Seeds are a vmap axis: ``Learner.init`` makes the states of all, the other functions see one of them.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,15 @@ _INIT, _NOISE, _VALIDATION = 1, 2, 3
 
 
 class TrainState(eqx.Module):
+    """Of one seed; a run's has a leading axis over its seeds on every leaf."""
+
+    seed: Any  # () int32
     policy: flow_matching.FlowMatchingState | None
     critics: iql.IQLState | None  # a leading axis over tasks
+
+
+def _stream(seed, number: int):
+    return jax.random.fold_in(jax.random.key(seed), number)
 
 
 @dataclass(frozen=True)
@@ -36,38 +46,39 @@ class Learner:
         return () if self.config.learn == "policy" else self.config.tasks
 
     def init(self) -> TrainState:
+        """The states of all seeds before the first update."""
+        return jax.vmap(self._init)(jnp.array(self.config.seeds, jnp.int32))
+
+    def _init(self, seed) -> TrainState:
         """Initial parameters: a function of the seed and, for a critic, of its task's name, not of what else is trained."""
-        base = self._stream(_INIT)
+        base = _stream(seed, _INIT)
         policy = critics = None
         if self.config.learn != "critic":
             policy = flow_matching.init(jax.random.fold_in(base, 0), self.spec, self.config.policy)
         if self.tasks:
             keys = jnp.stack([jax.random.fold_in(base, zlib.crc32(task.encode())) for task in self.tasks])
             critics = jax.vmap(lambda key: iql.init(key, self.spec, self.config.critic))(keys)
-        return TrainState(policy, critics)
+        return TrainState(seed, policy, critics)
 
     def update(self, state: TrainState, chunks: Chunks, step) -> tuple[TrainState, dict[str, Any]]:
         """One update of each on the same batch; the critics of all tasks are one vectorised update."""
         policy, critics, info = state.policy, state.critics, {}
         if policy is not None:
-            key = jax.random.fold_in(self._stream(_NOISE), step)
+            key = jax.random.fold_in(_stream(state.seed, _NOISE), step)
             policy, info["policy"] = flow_matching.update(policy, chunks, key, self.config.policy)
         if critics is not None:
             critics, info["critic"] = self._over_tasks(iql.update)(critics, chunks)
-        return TrainState(policy, critics), info
+        return TrainState(state.seed, policy, critics), info
 
     def validate(self, state: TrainState, chunks: Chunks, step) -> dict[str, Any]:
         """The losses without an update."""
         info = {}
         if state.policy is not None:
-            key = jax.random.fold_in(self._stream(_VALIDATION), step)
+            key = jax.random.fold_in(_stream(state.seed, _VALIDATION), step)
             info["policy"] = flow_matching.evaluate(state.policy, chunks, key, self.config.policy)
         if state.critics is not None:
             info["critic"] = self._over_tasks(iql.evaluate)(state.critics, chunks)
         return info
-
-    def _stream(self, number: int):
-        return jax.random.fold_in(jax.random.key(self.config.seed), number)
 
     def _over_tasks(self, function):
         axes = Chunks(None, None, None, None, None, 0, 0)  # type: ignore[arg-type]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -20,8 +20,13 @@ def to_tensors(tree: Any) -> dict[str, np.ndarray]:
     return {_name(path): np.asarray(leaf) for path, leaf in leaves}
 
 
-def from_tensors(shape: Tree, tensors: Mapping[str, np.ndarray], what: str) -> Tree:
-    """Fill a tree of shapes (from ``jax.eval_shape``) with tensors; raises ArtefactError if one is missing or does not fit."""
+def from_tensors(
+    shape: Tree, tensors: Mapping[str, np.ndarray], what: str, to: Callable[[np.ndarray], Any] = jnp.asarray
+) -> Tree:
+    """Fill a tree of shapes (from ``jax.eval_shape``) with ``to`` of the tensors.
+
+    Raises ArtefactError if one is missing or does not fit.
+    """
     leaves, structure = jax.tree_util.tree_flatten_with_path(shape)
     filled = []
     for path, leaf in leaves:
@@ -33,7 +38,7 @@ def from_tensors(shape: Tree, tensors: Mapping[str, np.ndarray], what: str) -> T
             raise ArtefactError(
                 f"The tensor {name!r} in {what} is {tensor.dtype}{tensor.shape}, not {leaf.dtype}{leaf.shape}."
             )
-        filled.append(jnp.asarray(tensor))
+        filled.append(to(tensor))
     return jax.tree_util.tree_unflatten(structure, filled)
 
 

@@ -1,13 +1,11 @@
-"""The training loop: many updates in one compiled call, metrics, checkpoints, exact resume."""
+"""The training loop: many updates in one compiled call, for all seeds and tasks at once, with exact resume."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import time
-from collections.abc import Callable
-from contextlib import closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,51 +13,52 @@ from typing import Any
 import jax
 import numpy as np
 
-from steerflow.artefact import read_artefact, write_artefact
-from steerflow.critic import Critic, CriticNetworks
-from steerflow.data.feed import Feed, make_feed, waiting
-from steerflow.data.index import to_chunks
+from steerflow.data.feed import Feed, ResidentFeed, make_feed, waiting
+from steerflow.data.index import Chunks, to_chunks
 from steerflow.data.store import DataSet, Store
 from steerflow.envs.tasks import canonical_task, tasks_of_data
-from steerflow.errors import ArtefactError, DataError, SteerflowError, TrainingError
+from steerflow.errors import DataError, SteerflowError
+from steerflow.learn import results
 from steerflow.learn.config import TrainConfig
+from steerflow.learn.devices import Layout, join
+from steerflow.learn.memory import Memory
 from steerflow.learn.state import Learner, TrainState
-from steerflow.learn.tensors import from_tensors, to_tensors
-from steerflow.policy import Policy
-from steerflow.progress import bar, console
-from steerflow.run import keep_config, keep_lines, locked, stoppable
+from steerflow.progress import Bar, bar, console
+from steerflow.run import keep_config, locked, stoppable
 from steerflow.spec import Normaliser, Spec
 
-_KEPT_CHECKPOINTS = 2
 _VALIDATION_BATCHES = 16
-# What may change when a run is continued.
-_FREE = ("updates", "run", "feed", "save_seconds")
+# What may change when a run is continued; other devices round differently.
+_FREE = ("updates", "run", "feed", "save_seconds", "devices", "shard", "distributed")
 
 
 def train(config: TrainConfig) -> Path:
     """Train what ``config.learn`` names and write the artefacts; continues or reuses what the run folder holds.
 
-    Killed at any moment and called again, it ends with the same bytes as if it had never been killed. Returns the run
+    Killed at any moment and called again, it ends with the same bytes as if it had never been killed. Several seeds train
+    in one process over one copy of the data, and each leaves a run folder as if it had been trained alone. Returns the run
     folder. Raises TrainingError on a loss that is not finite, with the last good checkpoint kept.
     """
+    if config.distributed:
+        join()
     data = DataSet.open(config.data)
     config = _resolve(config, data)
-    with locked(config.run):
-        for split in (data.train, data.val):
-            for task in config.tasks:
-                if split is not None:
-                    _require_rewards(split, task, data.name)
-        spec = spec_of(data.train, config.chunk)
-        # Only settings that can be used are kept, so that a mistyped task does not bind the run folder.
-        fields = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-        keep_config(config.run, config.learn, {**fields, "data_fingerprint": data.train.fingerprint}, _FREE)
-        normaliser = Normaliser.identity(spec.observation_dim)
+    layout = Layout.of(config)
+    with ExitStack() as held:
+        layout.lead(lambda: _prepare(config, data, held))
+        if not layout.leads:
+            # The first process may have added rewards.
+            data = DataSet.open(config.data)
+        normaliser = Normaliser.identity(data.train.observations.shape[1])
         if config.normalise == "standard":
             normaliser = Normaliser.fit(data.train.observations)
-        learner = Learner(config, spec)
-        if not _finished(config, data):
-            state = _run_updates(learner, data, normaliser)
-            _write_artefacts(learner, state, normaliser, data)
+        folders = config.folders()
+        folders = {seed: folders[seed] for seed in folders if not results.finished(config, folders[seed], data)}
+        layout.require_equal(len(folders), f"The processes find other results in {config.run}")
+        if folders:
+            learner = Learner(dataclasses.replace(config, seeds=(*folders,)), spec_of(data.train, config.chunk))
+            state = _run_updates(learner, layout, folders, data, normaliser)
+            layout.lead(partial(results.write_artefacts, learner, folders, state, normaliser, data))
     return config.run
 
 
@@ -84,6 +83,11 @@ def _resolve(config: TrainConfig, data: DataSet) -> TrainConfig:
         raise SteerflowError(
             f"critic.horizon ({config.critic.horizon}) must be at least chunk ({config.chunk}), or 0 for equal."
         )
+    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
+        raise SteerflowError(f"seeds must be one number or several different ones, not {list(config.seeds)}.")
+    wrong = [seed for seed in config.seeds if not 0 <= seed < 2**31 - 1]
+    if wrong:
+        raise SteerflowError(f"The seed {wrong[0]} is not between 0 and {2**31 - 2}.")
     if config.learn == "policy":
         tasks = ()
     else:
@@ -96,6 +100,27 @@ def _resolve(config: TrainConfig, data: DataSet) -> TrainConfig:
     # Whole calls only, so that a continued run compiles and computes the same.
     updates = -(-config.updates // config.call_updates) * config.call_updates
     return dataclasses.replace(config, tasks=tasks, updates=updates)
+
+
+def _prepare(config: TrainConfig, data: DataSet, held: ExitStack) -> None:
+    """Lock the run folders until ``held`` closes, see that the data have rewards, and write the settings."""
+    folders = config.folders()
+    apart = sorted(config.run.glob("seed-*/config.toml"))
+    if len(folders) > 1 and (config.run / "config.toml").exists():
+        raise SteerflowError(f"{config.run} holds a run of one seed; give another --run for several.")
+    if len(folders) == 1 and apart and not (config.run / "config.toml").exists():
+        raise SteerflowError(f"{config.run} holds a folder for each seed; continue one with --run {apart[0].parent}.")
+    for folder in folders.values():
+        held.enter_context(locked(folder))
+    for split in (data.train, data.val):
+        for task in config.tasks:
+            if split is not None:
+                _require_rewards(split, task, data.name)
+    for seed, folder in folders.items():
+        # Only settings that can be used are kept, so that a mistyped task does not bind the run folder.
+        one = dataclasses.replace(config, seeds=(seed,), run=folder)
+        fields = json.loads(json.dumps(dataclasses.asdict(one), default=str))
+        keep_config(folder, config.learn, {**fields, "data_fingerprint": data.train.fingerprint}, _FREE)
 
 
 def _require_rewards(store: Store, task: str, data_name: str) -> None:
@@ -113,189 +138,144 @@ def _require_rewards(store: Store, task: str, data_name: str) -> None:
     label(store, task)
 
 
-def _run_updates(learner: Learner, data: DataSet, normaliser: Normaliser) -> TrainState:
-    config = learner.config
-    feed_of = partial(
-        make_feed, config.feed, spec=learner.spec, normaliser=normaliser, tasks=learner.tasks,
-        batch=config.batch, horizon=config.critic.horizon or config.chunk,
-    )  # fmt: skip
-    feed = feed_of(data.train, seeds=(config.seed,))
-    validation = feed_of(data.val, seeds=(config.seed + 1,)) if data.val is not None else None
-    call = compiled_updates(learner, feed)
-    validate = jax.jit(partial(_losses, learner, validation)) if validation is not None else None
-    step, state = _restore(learner)
-    metrics = config.run / "metrics.jsonl"
-    keep_lines(metrics, lambda row: row["learner"] not in _names(learner) or row["step"] <= step)
-    saved, saved_at = step, time.monotonic()
-    began = time.monotonic()
-    title = "Training policy and critic" if config.learn == "both" else f"Training {config.learn}"
-    with (
-        closing(feed),
-        closing(validation or feed),
-        bar(title, config.updates, step) as progress,
-        open(metrics, "a") as log,
-        stoppable() as stop,
-    ):
-        while step < config.updates and not stop():
-            steps = np.arange(step, step + config.call_updates, dtype=np.int32)
-            state, info = call(state, feed.data, steps, feed.payload(step, config.call_updates))
+def _run_updates(
+    learner: Learner, layout: Layout, folders: results.Folders, data: DataSet, normaliser: Normaliser
+) -> TrainState:
+    """The states of all seeds after the last update, in numpy."""
+    config, count = learner.config, learner.config.call_updates
+    shapes = jax.eval_shape(learner.init)
+    placed = layout.of_state(shapes)
+    memory = Memory(layout)
+    memory.add_state(shapes, placed)
+    with ExitStack() as stack:
+        feed, *held_out = _feeds(learner, layout, memory, data, normaliser, stack)
+        step, state = _begin(learner, layout, folders, placed)
+        if step == config.updates:
+            return layout.get(state)
+        upcoming = _inputs(layout, feed, step, count)
+        call = compiled_updates(learner, feed, layout).lower(state, *upcoming).compile()
+        memory.add_call(call.memory_analysis(), upcoming[-1], feed.ahead(count))
+        memory.require()
+        validate = [
+            jax.jit(partial(_losses, learner, one, layout), out_shardings=layout.everywhere) for one in held_out
+        ]
+        log = stack.enter_context(results.metrics(learner, folders if layout.leads else {}, step))
+        progress = stack.enter_context(_progress(config, memory, step)) if layout.leads else None
+        stop = stack.enter_context(stoppable())
+        began = saved_at = time.monotonic()
+        saved, stopping = step, False
+        while step < config.updates and not stopping:
+            state, info = call(state, *upcoming)
+            begun, step = step, step + count
+            if step < config.updates:
+                # The next batches are read while the device works.
+                upcoming = _inputs(layout, feed, step, count)
             info = jax.tree.map(np.asarray, info)
-            _require_finite(learner, info, step, saved)
-            step += config.call_updates
+            results.require_finite(learner, folders, info, begun, saved)
             if step % config.log_every == 0:
-                _log(log, learner, step, "train", info)
-                if validation is not None and validate is not None:
-                    steps = np.arange(step, step + _VALIDATION_BATCHES, dtype=np.int32)
-                    losses = validate(
-                        state, validation.data, steps, validation.payload(step, _VALIDATION_BATCHES, config.log_every)
-                    )
-                    _log(log, learner, step, "val", jax.tree.map(np.asarray, losses))
-            if stop() or step >= config.updates or time.monotonic() - saved_at > config.save_seconds:
-                _save(learner, state, step)
+                log(step, "train", info)
+                for losses, one in zip(validate, held_out, strict=True):
+                    info = losses(state, *_inputs(layout, one, step, _VALIDATION_BATCHES, config.log_every))
+                    log(step, "val", jax.tree.map(np.asarray, info))
+            stopping, due = layout.any(stop(), time.monotonic() - saved_at > config.save_seconds)
+            if stopping or due or step >= config.updates:
+                layout.lead(partial(results.save, config.learn, folders, layout.get(state), step))
                 saved, saved_at = step, time.monotonic()
-            progress.update(step)
-    if note := waiting(feed, time.monotonic() - began):
+            if progress is not None:
+                progress.update(step)
+    if layout.leads and (note := waiting(feed, time.monotonic() - began)):
         console().print(note)
-    return state
+    return layout.get(state)
 
 
-def compiled_updates(learner: Learner, feed: Feed) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
+def _feeds(
+    learner: Learner, layout: Layout, memory: Memory, data: DataSet, normaliser: Normaliser, stack: ExitStack
+) -> list[Feed]:
+    """Batches of the training data, and where there are validation data, of them with seeds of their own.
+
+    They are closed with ``stack``.
+    """
+    config = learner.config
+    stores = [store for store in (data.train, data.val) if store is not None]
+    if config.feed == "memory":
+        memory.add_data(stores, learner.tasks)
+    memory.require()
+    feeds = [
+        make_feed(
+            config.feed, store, spec=learner.spec, normaliser=normaliser, tasks=learner.tasks,
+            seeds=[seed + k for seed in config.seeds], batch=config.batch, horizon=config.critic.horizon or config.chunk,
+        )
+        for k, store in enumerate(stores)
+    ]  # fmt: skip
+    for feed in feeds:
+        stack.enter_context(closing(feed))
+        feed.data = layout.put(feed.data, layout.everywhere)
+    if isinstance(feeds[0], ResidentFeed):
+        memory.add_data(stores, learner.tasks)
+    return feeds
+
+
+def _begin(learner: Learner, layout: Layout, folders: results.Folders, placed: Any) -> tuple[int, TrainState]:
+    """The newest checkpoint, or a fresh start, on the devices."""
+    kept = results.restore(learner, folders)
+    step = kept[0] if kept else 0
+    layout.require_equal(step, f"The processes find other checkpoints in {learner.config.run}")
+    if step > learner.config.updates:
+        raise SteerflowError(
+            f"{learner.config.run} was trained for {step:,} updates already. Give --updates {step} or more, or another --run."
+        )
+    return step, layout.put(kept[1], placed) if kept else jax.jit(learner.init, out_shardings=placed)()
+
+
+def _inputs(layout: Layout, feed: Feed, first: int, count: int, every: int | None = None) -> tuple[Any, jax.Array, Any]:
+    """What a call of ``count`` steps from ``first`` on takes beside the state; the next is ``every`` steps later."""
+    steps = layout.put(np.arange(first, first + count, dtype=np.int32), layout.everywhere)
+    return feed.data, steps, layout.put_payload(feed.payload(first, count, every))
+
+
+def _progress(config: TrainConfig, memory: Memory, step: int) -> AbstractContextManager[Bar]:
+    title = "Training policy and critic" if config.learn == "both" else f"Training {config.learn}"
+    console().print(f"{title}: memory {memory}", soft_wrap=True)
+    return bar(title, config.updates, step)
+
+
+def compiled_updates(learner: Learner, feed: Feed, layout: Layout | None = None) -> jax.stages.Wrapped:
     """``call(state, feed.data, steps, payload)`` -> (state, info): one update for each of ``steps``, compiled as one.
 
-    ``info`` holds the losses of every step. The state that goes in is consumed.
+    ``info`` holds the losses of every step and seed. The state that goes in is consumed. Without a ``layout`` all is on
+    one device.
     """
-    return jax.jit(partial(_updates, learner, feed), donate_argnums=0)
+    out = None
+    if layout is not None:
+        out = (layout.of_state(jax.eval_shape(learner.init)), layout.everywhere)
+    return jax.jit(partial(_updates, learner, feed, layout), donate_argnums=0, out_shardings=out)
 
 
-def _updates(learner: Learner, feed: Feed, state: TrainState, data: Any, steps: Any, payload: Any):
+def _chunks(learner: Learner, feed: Feed, layout: Layout | None, data: Any, step: Any, part: Any) -> Chunks:
+    """The batches of all seeds at one step: a leading axis over seeds."""
+    discount = learner.config.critic.discount
+    chunks = jax.vmap(lambda one: to_chunks(feed.windows(data, step, one), discount))(part)
+    return layout.constrain(chunks) if layout is not None else chunks
+
+
+def _updates(
+    learner: Learner, feed: Feed, layout: Layout | None, state: TrainState, data: Any, steps: Any, payload: Any
+):
 
     def one(state, x):
         step, part = x
-        chunks = to_chunks(feed.windows(data, step, _of_seed(part)), learner.config.critic.discount)
-        return learner.update(state, chunks, step)
+        chunks = _chunks(learner, feed, layout, data, step, part)
+        return jax.vmap(learner.update, in_axes=(0, 0, None))(state, chunks, step)
 
     return jax.lax.scan(one, state, (steps, payload))
 
 
-def _losses(learner: Learner, feed: Feed, state: TrainState, data: Any, steps: Any, payload: Any):
+def _losses(learner: Learner, feed: Feed, layout: Layout, state: TrainState, data: Any, steps: Any, payload: Any):
     """Losses on validation batches, without updates."""
 
     def one(_, x):
         step, part = x
-        chunks = to_chunks(feed.windows(data, step, _of_seed(part)), learner.config.critic.discount)
-        return None, learner.validate(state, chunks, step)
+        chunks = _chunks(learner, feed, layout, data, step, part)
+        return None, jax.vmap(learner.validate, in_axes=(0, 0, None))(state, chunks, step)
 
     return jax.lax.scan(one, None, (steps, payload))[1]
-
-
-def _of_seed(part: Any, number: int = 0) -> Any:
-    """What one seed's batch is made of."""
-    return jax.tree.map(lambda x: x[number], part)
-
-
-def _names(learner: Learner) -> list[str]:
-    """Names of what is learnt, as in metrics.jsonl: policy, critic/<task>."""
-    return (["policy"] if learner.config.learn != "critic" else []) + [f"critic/{task}" for task in learner.tasks]
-
-
-def _rows(learner: Learner, info: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
-    """The info of one call by learner's name; values (steps,)."""
-    rows = {"policy": info["policy"]} if "policy" in info else {}
-    for n, task in enumerate(learner.tasks):
-        rows[f"critic/{task}"] = {name: values[:, n] for name, values in info["critic"].items()}
-    return rows
-
-
-def _log(log, learner: Learner, step: int, split: str, info: dict[str, Any]) -> None:
-    """One line of metrics per learner: means over the call."""
-    for name, values in _rows(learner, info).items():
-        means = {key: float(np.mean(value, dtype=np.float64)) for key, value in values.items()}
-        log.write(json.dumps({"step": step, "learner": name, "split": split, **means}) + "\n")
-    log.flush()
-
-
-def _require_finite(learner: Learner, info: dict[str, Any], first: int, saved: int) -> None:
-    for name, values in _rows(learner, info).items():
-        finite = np.all([np.isfinite(value) for value in values.values()], axis=0)
-        if not finite.all():
-            at = int(np.argmin(finite))
-            losses = ", ".join(f"{key} {value[at]:.4g}" for key, value in values.items())
-            kept = f"The checkpoint of update {saved:,} is kept in {learner.config.run}/checkpoints." if saved else ""
-            raise TrainingError(
-                f"{name} is no longer finite at update {first + at + 1:,} ({losses}). {kept} "
-                "Look for extreme values with `steerflow data check`, or lower the learning rate."
-            )
-
-
-def _checkpoints(config: TrainConfig) -> list[Path]:
-    return sorted((config.run / "checkpoints" / config.learn).glob("[0-9]*"))
-
-
-def _save(learner: Learner, state: TrainState, step: int) -> None:
-    folder = learner.config.run / "checkpoints" / learner.config.learn
-    write_artefact(folder / f"{step:010d}", "checkpoint", to_tensors(state), {"step": step})
-    for old in _checkpoints(learner.config)[:-_KEPT_CHECKPOINTS]:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _restore(learner: Learner) -> tuple[int, TrainState]:
-    """The newest checkpoint that is whole, or a fresh start."""
-    for folder in reversed(_checkpoints(learner.config)):
-        try:
-            tensors, meta = read_artefact(folder, "checkpoint")
-            state = from_tensors(jax.eval_shape(learner.init), tensors, f"the checkpoint {folder}")
-        except ArtefactError as error:
-            console().print(f"[yellow]Passing over a checkpoint:[/] {error}")
-            continue
-        return int(meta["step"]), state
-    return 0, jax.jit(learner.init)()
-
-
-def _artefacts(config: TrainConfig) -> dict[Path, str]:
-    """The folders that the run writes, and their kinds."""
-    folders = {config.run / "policy": "policy"} if config.learn != "critic" else {}
-    return folders | {config.run / "critic" / task: "critic" for task in config.tasks}
-
-
-def _finished(config: TrainConfig, data: DataSet) -> bool:
-    """Whether all artefacts are there, trained for as many updates on the same data."""
-    for folder, kind in _artefacts(config).items():
-        try:
-            meta = read_artefact(folder, kind)[1]
-        except ArtefactError:
-            return False
-        if meta["step"] != config.updates or meta["data"]["fingerprint"] != data.train.fingerprint:
-            return False
-    return True
-
-
-def _write_artefacts(learner: Learner, state: TrainState, normaliser: Normaliser, data: DataSet) -> None:
-    config = learner.config
-    facts = {
-        "step": config.updates,
-        "seed": config.seed,
-        "data": {
-            "name": data.name,
-            "fingerprint": data.train.fingerprint,
-            "transitions": data.train.transitions,
-        },
-    }
-    if state.policy is not None:
-        network = {"hidden": list(config.policy.hidden), "time_frequency": config.policy.time_frequency}
-        meta = {
-            **facts,
-            "network": network,
-            "config": {"batch": config.batch, **dataclasses.asdict(config.policy)},
-        }
-        Policy(learner.spec, normaliser, state.policy.velocity, meta).save(config.run / "policy")
-    for n, task in enumerate(learner.tasks):
-        assert state.critics is not None
-        one = jax.tree.map(lambda x, n=n: x[n], CriticNetworks(state.critics.target, state.critics.value))
-        network = {"hidden": list(config.critic.hidden), "ensemble": config.critic.ensemble}
-        meta = {
-            **facts,
-            "task": task,
-            "network": network,
-            "config": {"batch": config.batch, **dataclasses.asdict(config.critic)},
-        }
-        Critic(learner.spec, normaliser, one, meta).save(config.run / "critic" / task)

@@ -118,7 +118,7 @@ def read_run(folder: Path) -> Run:
     elif listed:
         notes.append("The episode rows (evaluations/*.jsonl) are gone; the table shows what summary.json says of them.")
     else:
-        notes.append(f"Nothing has been evaluated yet. To evaluate: steerflow sweep {folder.name}")
+        notes.append(f"Nothing has been evaluated yet. To evaluate: steerflow sweep {folder}")
     if not (metrics or arms or config.exists()):
         raise ArtefactError(
             f"{folder} is not a run folder: it has no config.toml, metrics.jsonl, evaluations or summary.json."
