@@ -1,6 +1,6 @@
 """Measure this project beside the usual way and the machine's own limit, in one run.
 
-    python -m bench                                    # all parts: training, acting, cheaper, sweep, data, start
+    python -m bench                                    # all parts: training, many, acting, cheaper, sweep, data, start
     python -m bench training acting                    # some
     python -m bench training --other 'training|name|/its/checkout|.venv/bin/python main.py --steps {n}|2000'
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from bench.measure import Options, Other
 from bench.plot import draw
 
-PARTS = ("training", "acting", "cheaper", "sweep", "data", "start")
+PARTS = ("training", "many", "acting", "cheaper", "sweep", "data", "start")
 
 
 def other(text: str) -> Other:
