@@ -99,7 +99,9 @@ def test_an_amortised_guidance_of_other_parts_is_refused(parts, amortised, tmp_p
     # Without the critic nothing contradicts it; and what asks none is not disturbed by it.
     steer(policy, None, "qgf_amortised", amortised=other)
     steer(policy, critic, "qgf", amortised=other)
-    with pytest.raises(MismatchError, match=r"critics' min, but the recipe's aggregate is mean.*--aggregate 'mean'"):
+    with pytest.raises(
+        MismatchError, match=r"critics' min, but the recipe's aggregate is mean.*--amortised.aggregate 'mean'"
+    ):
         steer(policy, None, "qgf_amortised", amortised=amortised, aggregate="mean")
     other = dataclasses.replace(amortised, spec=dataclasses.replace(SPEC, chunk=5))
     with pytest.raises(MismatchError, match="chunk: 3 against 5"):

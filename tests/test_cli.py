@@ -220,7 +220,10 @@ def test_train_commands_say_what_is_learnt(monkeypatch, capsys):
     )
     assert (many.seeds, many.devices, many.distributed) == ((0, 1), 8, True)
     assert captured_config(monkeypatch, "policy", "--data", "tiny", "--seed", "3").seeds == (3,)
-    assert capsys.readouterr().out == "runs/tiny\nx\n" + 3 * "runs/tiny\n"
+    amortised = captured_config(monkeypatch, "amortised", "--run", "x", "--task", "a", "--amortised.hidden", "8", "8")
+    assert (amortised.learn, amortised.data, amortised.run, amortised.tasks) == ("amortised", "", Path("x"), ("a",))
+    assert amortised.amortised.hidden == (8, 8)
+    assert capsys.readouterr().out == "runs/tiny\nx\n" + 3 * "runs/tiny\n" + "x\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])

@@ -87,7 +87,7 @@ class AmortisedGuidance:
         if aggregate != self.meta["aggregate"]:
             raise MismatchError(
                 f"{mine} from the critics' {self.meta['aggregate']}, but the recipe's aggregate is {aggregate}. "
-                f"{again} --aggregate {aggregate!r}"
+                f"{again} --amortised.aggregate {aggregate!r}"
             )
 
     def save(self, folder: Path | str) -> None:

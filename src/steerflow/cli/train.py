@@ -1,4 +1,4 @@
-"""``steerflow train {policy,critic,both}``."""
+"""``steerflow train {policy,critic,both,amortised}``."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Annotated, Literal
 from tyro.conf import Suppress, arg
 
 from steerflow.cli.shell import Command, dispatch, keeping, parse
-from steerflow.learn.config import FlowMatchingConfig, IQLConfig, TrainConfig
+from steerflow.learn.config import AmortiseConfig, FlowMatchingConfig, IQLConfig, TrainConfig
 
 _PLACE = "steerflow.cli.train"
 COMMANDS = {
     "policy": Command(f"{_PLACE}:policy", "behaviour cloning of a flow; one policy serves every task of its data"),
     "critic": Command(f"{_PLACE}:critic", "one critic for each task, all at once; any of them steers the policy"),
     "both": Command(f"{_PLACE}:both", "policy and critics on the same batches"),
+    "amortised": Command(f"{_PLACE}:amortised", "a small network in place of a trained critic's gradient"),
 }
 _ABOUT = "Train from a data set; the results are RUN/policy and RUN/critic/TASK."
 
@@ -48,6 +49,7 @@ class _Policy(TrainConfig):
     seeds: _Seeds = (0,)
     tasks: Suppress[tuple[str, ...]] = ()
     critic: Suppress[IQLConfig] = field(default_factory=IQLConfig)
+    amortised: Suppress[AmortiseConfig] = field(default_factory=AmortiseConfig)
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class _Critic(TrainConfig):
     seeds: _Seeds = (0,)
     tasks: _Tasks = ()
     policy: Suppress[FlowMatchingConfig] = field(default_factory=FlowMatchingConfig)
+    amortised: Suppress[AmortiseConfig] = field(default_factory=AmortiseConfig)
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,30 @@ class _Both(TrainConfig):
     run: _Run = _RUN
     seeds: _Seeds = (0,)
     tasks: _Tasks = ()
+    amortised: Suppress[AmortiseConfig] = field(default_factory=AmortiseConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Amortised(TrainConfig):
+    """Distil the gradient of a run's critics into small networks: RUN/amortised/TASK, for the method qgf_amortised."""
+
+    learn: Suppress[Literal["amortised"]] = "amortised"
+    run: Annotated[Path, arg(help="Run folder with a policy and critics, or its name below ./runs.")]
+    data: Annotated[str, arg(help="Data set whose states are used; by default that of the policy.")] = ""
+    tasks: Annotated[
+        tuple[str, ...], arg(aliases=("--task",), help="Tasks; by default all that the run has critics of.")
+    ] = ()
+    updates: Annotated[int, arg(help="Gradient updates.")] = 50_000
+    chunk: Suppress[int] = 5
+    seeds: Annotated[
+        tuple[int, ...], arg(aliases=("--seed",), help="The seed of the networks, the batches and the noise.")
+    ] = (0,)
+    normalise: Suppress[Literal["none", "standard"]] = "none"
+    policy: Suppress[FlowMatchingConfig] = field(default_factory=FlowMatchingConfig)
+    critic: Suppress[IQLConfig] = field(default_factory=IQLConfig)
+    devices: Suppress[int | Literal["auto"]] = "auto"
+    shard: Suppress[Literal["batch", "parameters", "seeds"]] = "batch"
+    distributed: Suppress[bool] = False
 
 
 def train(arguments: list[str]) -> None:
@@ -85,6 +112,10 @@ def critic(arguments: list[str]) -> None:
 
 def both(arguments: list[str]) -> None:
     _train(parse(_Both, arguments, prog="steerflow train both"))
+
+
+def amortised(arguments: list[str]) -> None:
+    _train(parse(_Amortised, arguments, prog="steerflow train amortised"))
 
 
 def _train(options: TrainConfig) -> None:

@@ -50,6 +50,18 @@ class IQLConfig:
 
 
 @dataclass(frozen=True)
+class AmortiseConfig:
+    """Distillation of a critic's gradient into a small network."""
+
+    # Hidden layers: a tenth of the default critics' parameters.
+    hidden: tuple[int, ...] = (256, 256, 256)
+    # Adam's step size.
+    learning_rate: float = 1e-3
+    # How the critics are combined where the gradient is taken, as in the recipes that use it.
+    aggregate: str = "min"
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One training run: `RUN/policy` and `RUN/critic/<task>` are its results, of several seeds each below `RUN/seed-N`."""
 
@@ -57,9 +69,10 @@ class TrainConfig:
     data: str
     # Run folder; running the same command again continues it.
     run: Path
-    # What is trained: the policy, the critics, or both at once on the same batches.
-    learn: Literal["policy", "critic", "both"] = "both"
-    # Tasks whose critics are trained, all in one call; rewards come from the store, or OGBench's labels.
+    # What is trained: the policy, the critics, or both at once on the same batches; or, from both, amortised guidances.
+    learn: Literal["policy", "critic", "both", "amortised"] = "both"
+    # Tasks whose critics are trained, all in one call; rewards come from the store, or OGBench's labels. Those of amortised
+    # guidances need critics in the run folder.
     tasks: tuple[str, ...] = ()
     # Actions decided at once and executed open loop.
     chunk: int = 5
@@ -77,6 +90,8 @@ class TrainConfig:
     policy: FlowMatchingConfig = field(default_factory=FlowMatchingConfig)
     # Settings of the critics.
     critic: IQLConfig = field(default_factory=IQLConfig)
+    # Settings of amortised guidances.
+    amortised: AmortiseConfig = field(default_factory=AmortiseConfig)
     # Updates between two rows of metrics.
     log_every: int = 1_000
     # Seconds between two checkpoints; a killed run continues from the last one.

@@ -18,7 +18,7 @@ from steerflow.critic import Critic, CriticNetworks
 from steerflow.data.store import DataSet
 from steerflow.errors import ArtefactError, TrainingError
 from steerflow.learn.config import TrainConfig
-from steerflow.learn.state import Learner, TrainState
+from steerflow.learn.state import Learner, Trainable, TrainState
 from steerflow.learn.tensors import from_tensors, to_tensors
 from steerflow.policy import Policy
 from steerflow.progress import console
@@ -31,21 +31,15 @@ _KEPT_CHECKPOINTS = 2
 Folders = Mapping[int, Path]
 
 
-def _names(learner: Learner) -> list[str]:
-    """Names of what is learnt, as in metrics.jsonl: policy, critic/<task>."""
-    return (["policy"] if learner.config.learn != "critic" else []) + [f"critic/{task}" for task in learner.tasks]
-
-
-def _rows(learner: Learner, info: dict[str, Any]) -> Iterator[tuple[int, str, dict[str, np.ndarray]]]:
+def _rows(learner: Trainable, info: dict[str, Any]) -> Iterator[tuple[int, str, dict[str, np.ndarray]]]:
     """(number of the seed, learner's name, values (steps,)) from the info of one call, (steps, seed) or (steps, seed, task)."""
     for s in range(len(learner.config.seeds)):
-        if "policy" in info:
-            yield s, "policy", {name: values[:, s] for name, values in info["policy"].items()}
-        for n, task in enumerate(learner.tasks):
-            yield s, f"critic/{task}", {name: values[:, s, n] for name, values in info["critic"].items()}
+        for part, names in learner.names.items():
+            for n, name in enumerate(names):
+                yield s, name, {key: x[:, s, n] if x.ndim > 2 else x[:, s] for key, x in info[part].items()}
 
 
-def require_finite(learner: Learner, folders: Folders, info: dict[str, Any], first: int, saved: int) -> None:
+def require_finite(learner: Trainable, folders: Folders, info: dict[str, Any], first: int, saved: int) -> None:
     """Raise TrainingError if a loss of the call that began at update ``first`` is not finite."""
     for s, name, values in _rows(learner, info):
         finite = np.all([np.isfinite(value) for value in values.values()], axis=0)
@@ -61,12 +55,12 @@ def require_finite(learner: Learner, folders: Folders, info: dict[str, Any], fir
 
 
 @contextmanager
-def metrics(learner: Learner, folders: Folders, step: int) -> Iterator[Callable[[int, str, dict[str, Any]], None]]:
+def metrics(learner: Trainable, folders: Folders, step: int) -> Iterator[Callable[[int, str, dict[str, Any]], None]]:
     """``log(step, split, info)`` for the ``metrics.jsonl`` of every seed, to continue after ``step``.
 
     It writes one line per learner: means over the call. Without folders, it writes nothing.
     """
-    mine = _names(learner)
+    mine = [name for names in learner.names.values() for name in names]
     paths = [folder / "metrics.jsonl" for folder in folders.values()]
     for path in paths:
         keep_lines(path, lambda row: row["learner"] not in mine or row["step"] <= step)
@@ -87,7 +81,7 @@ def _checkpoints(folder: Path, learn: str) -> dict[int, Path]:
     return {int(path.name): path for path in sorted((folder / "checkpoints" / learn).glob("[0-9]*"))}
 
 
-def save(learn: str, folders: Folders, state: TrainState, step: int) -> None:
+def save(learn: str, folders: Folders, state: Any, step: int) -> None:
     """Write a checkpoint of every seed. ``state`` is in numpy."""
     for s, folder in enumerate(folders.values()):
         one = jax.tree.map(lambda x, s=s: x[s], state)
@@ -101,7 +95,7 @@ def save(learn: str, folders: Folders, state: TrainState, step: int) -> None:
             shutil.rmtree(found[old], ignore_errors=True)
 
 
-def restore(learner: Learner, folders: Folders) -> tuple[int, TrainState] | None:
+def restore(learner: Trainable, folders: Folders) -> tuple[int, Any] | None:
     """The newest checkpoints of one step that are whole for every seed, in numpy; None if there are none."""
     shape = jax.eval_shape(learner.init)
     kept = [_checkpoints(folder, learner.config.learn) for folder in folders.values()]

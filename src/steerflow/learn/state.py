@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -19,7 +19,30 @@ from steerflow.learn.config import TrainConfig
 from steerflow.spec import Spec
 
 # Streams of randomness derived from the seed; batches have stream 0 (data/feed.py).
-_INIT, _NOISE, _VALIDATION = 1, 2, 3
+INIT, NOISE, VALIDATION = 1, 2, 3
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """What the training loop (train.py) asks of what it trains; ``Learner`` below, ``Distiller`` in distil.py."""
+
+    @property
+    def config(self) -> TrainConfig: ...
+    @property
+    def spec(self) -> Spec: ...
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Whose rewards are in a batch."""
+        ...
+
+    @property
+    def names(self) -> dict[str, list[str]]:
+        """Of what is learnt, as in metrics.jsonl, by their place in ``info``; several are its last axis."""
+        ...
+
+    def init(self) -> Any: ...
+    def update(self, state: Any, chunks: Chunks, step: Any) -> tuple[Any, dict[str, Any]]: ...
+    def validate(self, state: Any, chunks: Chunks, step: Any) -> dict[str, Any]: ...
 
 
 class TrainState(eqx.Module):
@@ -30,7 +53,8 @@ class TrainState(eqx.Module):
     critics: iql.IQLState | None  # a leading axis over tasks
 
 
-def _stream(seed, number: int):
+def stream(seed, number: int):
+    """The key of one of the streams above."""
     return jax.random.fold_in(jax.random.key(seed), number)
 
 
@@ -42,6 +66,11 @@ class Learner:
     spec: Spec
 
     @property
+    def names(self) -> dict[str, list[str]]:
+        policy = {"policy": ["policy"]} if self.config.learn != "critic" else {}
+        return policy | ({"critic": [f"critic/{task}" for task in self.tasks]} if self.tasks else {})
+
+    @property
     def tasks(self) -> tuple[str, ...]:
         return () if self.config.learn == "policy" else self.config.tasks
 
@@ -51,7 +80,7 @@ class Learner:
 
     def _init(self, seed) -> TrainState:
         """Initial parameters: a function of the seed and, for a critic, of its task's name, not of what else is trained."""
-        base = _stream(seed, _INIT)
+        base = stream(seed, INIT)
         policy = critics = None
         if self.config.learn != "critic":
             policy = flow_matching.init(jax.random.fold_in(base, 0), self.spec, self.config.policy)
@@ -64,7 +93,7 @@ class Learner:
         """One update of each on the same batch; the critics of all tasks are one vectorised update."""
         policy, critics, info = state.policy, state.critics, {}
         if policy is not None:
-            key = jax.random.fold_in(_stream(state.seed, _NOISE), step)
+            key = jax.random.fold_in(stream(state.seed, NOISE), step)
             policy, info["policy"] = flow_matching.update(policy, chunks, key, self.config.policy)
         if critics is not None:
             critics, info["critic"] = self._over_tasks(iql.update)(critics, chunks)
@@ -74,7 +103,7 @@ class Learner:
         """The losses without an update."""
         info = {}
         if state.policy is not None:
-            key = jax.random.fold_in(_stream(state.seed, _VALIDATION), step)
+            key = jax.random.fold_in(stream(state.seed, VALIDATION), step)
             info["policy"] = flow_matching.evaluate(state.policy, chunks, key, self.config.policy)
         if state.critics is not None:
             info["critic"] = self._over_tasks(iql.evaluate)(state.critics, chunks)

@@ -22,14 +22,14 @@ from steerflow.learn import results
 from steerflow.learn.config import TrainConfig
 from steerflow.learn.devices import Layout, join
 from steerflow.learn.memory import Memory
-from steerflow.learn.state import Learner, TrainState
+from steerflow.learn.state import Learner, Trainable
 from steerflow.progress import Bar, bar, console
 from steerflow.run import keep_config, locked, stoppable
 from steerflow.spec import Normaliser, Spec
 
 _VALIDATION_BATCHES = 16
 # What may change when a run is continued; other devices round differently.
-_FREE = ("updates", "run", "feed", "save_seconds", "devices", "shard", "distributed")
+_FREE = ("updates", "run", "feed", "save_seconds", "devices", "shard", "distributed", "amortised")
 
 
 def train(config: TrainConfig) -> Path:
@@ -39,6 +39,10 @@ def train(config: TrainConfig) -> Path:
     in one process over one copy of the data, and each leaves a run folder as if it had been trained alone. Returns the run
     folder. Raises TrainingError on a loss that is not finite, with the last good checkpoint kept.
     """
+    if config.learn == "amortised":
+        from steerflow.learn.distil import distil
+
+        return distil(config)
     if config.distributed:
         join()
     data = DataSet.open(config.data)
@@ -57,7 +61,7 @@ def train(config: TrainConfig) -> Path:
         layout.require_equal(len(folders), f"The processes find other results in {config.run}")
         if folders:
             learner = Learner(dataclasses.replace(config, seeds=(*folders,)), spec_of(data.train, config.chunk))
-            state = _run_updates(learner, layout, folders, data, normaliser)
+            state = run_updates(learner, layout, folders, data, normaliser)
             layout.lead(partial(results.write_artefacts, learner, folders, state, normaliser, data))
     return config.run
 
@@ -74,11 +78,16 @@ def spec_of(store: Store, chunk: int) -> Spec:
     )
 
 
-def _resolve(config: TrainConfig, data: DataSet) -> TrainConfig:
+def whole_calls(config: TrainConfig) -> TrainConfig:
+    """With updates in whole calls only, so that a continued run compiles and computes the same."""
     if config.call_updates < 1 or config.log_every % config.call_updates:
         raise SteerflowError(
             f"log_every ({config.log_every}) must be a multiple of call_updates ({config.call_updates})."
         )
+    return dataclasses.replace(config, updates=-(-config.updates // config.call_updates) * config.call_updates)
+
+
+def _resolve(config: TrainConfig, data: DataSet) -> TrainConfig:
     if config.critic.horizon and config.critic.horizon < config.chunk:
         raise SteerflowError(
             f"critic.horizon ({config.critic.horizon}) must be at least chunk ({config.chunk}), or 0 for equal."
@@ -97,9 +106,7 @@ def _resolve(config: TrainConfig, data: DataSet) -> TrainConfig:
             raise SteerflowError(
                 f"A critic needs a task. Give --tasks, for {data.name}: {', '.join(known) or 'none known'}."
             )
-    # Whole calls only, so that a continued run compiles and computes the same.
-    updates = -(-config.updates // config.call_updates) * config.call_updates
-    return dataclasses.replace(config, tasks=tasks, updates=updates)
+    return dataclasses.replace(whole_calls(config), tasks=tasks)
 
 
 def _prepare(config: TrainConfig, data: DataSet, held: ExitStack) -> None:
@@ -138,9 +145,9 @@ def _require_rewards(store: Store, task: str, data_name: str) -> None:
     label(store, task)
 
 
-def _run_updates(
-    learner: Learner, layout: Layout, folders: results.Folders, data: DataSet, normaliser: Normaliser
-) -> TrainState:
+def run_updates(
+    learner: Trainable, layout: Layout, folders: results.Folders, data: DataSet, normaliser: Normaliser
+) -> Any:
     """The states of all seeds after the last update, in numpy."""
     config, count = learner.config, learner.config.call_updates
     shapes = jax.eval_shape(learner.init)
@@ -189,7 +196,7 @@ def _run_updates(
 
 
 def _feeds(
-    learner: Learner, layout: Layout, memory: Memory, data: DataSet, normaliser: Normaliser, stack: ExitStack
+    learner: Trainable, layout: Layout, memory: Memory, data: DataSet, normaliser: Normaliser, stack: ExitStack
 ) -> list[Feed]:
     """Batches of the training data, and where there are validation data, of them with seeds of their own.
 
@@ -215,7 +222,7 @@ def _feeds(
     return feeds
 
 
-def _begin(learner: Learner, layout: Layout, folders: results.Folders, placed: Any) -> tuple[int, TrainState]:
+def _begin(learner: Trainable, layout: Layout, folders: results.Folders, placed: Any) -> tuple[int, Any]:
     """The newest checkpoint, or a fresh start, on the devices."""
     kept = results.restore(learner, folders)
     step = kept[0] if kept else 0
@@ -239,7 +246,7 @@ def _progress(config: TrainConfig, memory: Memory, step: int) -> AbstractContext
     return bar(title, config.updates, step)
 
 
-def compiled_updates(learner: Learner, feed: Feed, layout: Layout | None = None) -> jax.stages.Wrapped:
+def compiled_updates(learner: Trainable, feed: Feed, layout: Layout | None = None) -> jax.stages.Wrapped:
     """``call(state, feed.data, steps, payload)`` -> (state, info): one update for each of ``steps``, compiled as one.
 
     ``info`` holds the losses of every step and seed. The state that goes in is consumed. Without a ``layout`` all is on
@@ -251,16 +258,14 @@ def compiled_updates(learner: Learner, feed: Feed, layout: Layout | None = None)
     return jax.jit(partial(_updates, learner, feed, layout), donate_argnums=0, out_shardings=out)
 
 
-def _chunks(learner: Learner, feed: Feed, layout: Layout | None, data: Any, step: Any, part: Any) -> Chunks:
+def _chunks(learner: Trainable, feed: Feed, layout: Layout | None, data: Any, step: Any, part: Any) -> Chunks:
     """The batches of all seeds at one step: a leading axis over seeds."""
     discount = learner.config.critic.discount
     chunks = jax.vmap(lambda one: to_chunks(feed.windows(data, step, one), discount))(part)
     return layout.constrain(chunks) if layout is not None else chunks
 
 
-def _updates(
-    learner: Learner, feed: Feed, layout: Layout | None, state: TrainState, data: Any, steps: Any, payload: Any
-):
+def _updates(learner: Trainable, feed: Feed, layout: Layout | None, state: Any, data: Any, steps: Any, payload: Any):
 
     def one(state, x):
         step, part = x
@@ -270,7 +275,7 @@ def _updates(
     return jax.lax.scan(one, state, (steps, payload))
 
 
-def _losses(learner: Learner, feed: Feed, layout: Layout, state: TrainState, data: Any, steps: Any, payload: Any):
+def _losses(learner: Trainable, feed: Feed, layout: Layout, state: Any, data: Any, steps: Any, payload: Any):
     """Losses on validation batches, without updates."""
 
     def one(_, x):
