@@ -27,7 +27,7 @@ from steerflow.learn import train as loop
 from steerflow.learn.config import FlowMatchingConfig, IQLConfig, TrainConfig
 from steerflow.learn.networks import MLP, time_features
 from steerflow.learn.path import flow_times
-from steerflow.learn.products import product, standardise, to_rows
+from steerflow.learn.products import product, products_in, standardise, to_rows
 from steerflow.learn.train import spec_of, train
 from steerflow.policy import Policy
 from steerflow.run import read_lines
@@ -88,6 +88,20 @@ def test_gradients_of_a_layer_are_those_of_the_plain_formulas(outputs):
     # Over an ensemble, and inside a compiled loop.
     many = jax.jit(jax.vmap(gradients[1], in_axes=(None, 0, None)))(x, jnp.stack([weight, 2 * weight]), bias)
     np.testing.assert_allclose(many[1][1], gradients[0](x, 2 * weight, bias)[1], rtol=1e-4, atol=1e-5)
+
+
+def test_products_in_bfloat16_round_their_factors_only():
+    rng = np.random.default_rng(0)
+    x, weight = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((6, 50), (50, 4)))
+    rounded = lambda y: np.asarray(y.astype(jnp.bfloat16).astype(jnp.float32), np.float64)  # noqa: E731
+    with products_in("bfloat16"):
+        got, gradient = jax.jit(jax.value_and_grad(lambda w: jnp.sum(product(x, w) ** 2)))(weight)
+    y = rounded(x) @ rounded(weight)
+    assert float(got) == pytest.approx((y**2).sum(), rel=1e-5)
+    assert abs(float(got) / float(jnp.sum((x @ weight) ** 2)) - 1) > 1e-6
+    assert gradient.dtype == jnp.float32
+    factor = rounded(jnp.asarray(2 * y, jnp.float32))
+    np.testing.assert_allclose(gradient, rounded(x).T @ factor, rtol=2e-2, atol=0.1)
 
 
 def test_time_features_against_numpy():

@@ -92,6 +92,9 @@ class TrainConfig:
     critic: IQLConfig = field(default_factory=IQLConfig)
     # Settings of amortised guidances.
     amortised: AmortiseConfig = field(default_factory=AmortiseConfig)
+    # Of the factors in the networks' products while training; sums, parameters and optimisers are float32 in either case.
+    # "bfloat16" is faster on GPUs that have it, and rounds: results are no longer those of float32.
+    precision: Literal["float32", "bfloat16"] = "float32"
     # Updates between two rows of metrics.
     log_every: int = 1_000
     # Seconds between two checkpoints; a killed run continues from the last one.

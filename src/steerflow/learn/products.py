@@ -7,6 +7,9 @@ the transposition and a plain product. Together: a quarter more updates in a sec
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 
 import jax
@@ -15,20 +18,37 @@ from jaxtyping import Array, Float
 
 # Whatever precision the layers' products have, a sum has float32's.
 _EXACT = jax.lax.Precision.HIGHEST
+_precision: ContextVar[str] = ContextVar("precision", default="float32")
+
+
+@contextmanager
+def products_in(precision: str) -> Iterator[None]:
+    """Products that are traced within have factors of this precision, "float32" or "bfloat16"; results stay float32."""
+    token = _precision.set(precision)
+    try:
+        yield
+    finally:
+        _precision.reset(token)
+
+
+def _matmul(x: Array, y: Array) -> Array:
+    if _precision.get() == "float32":
+        return x @ y
+    return jnp.matmul(x.astype(jnp.bfloat16), y.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
 
 
 @jax.custom_vjp
 def product(x: Float[Array, "batch inputs"], weight: Float[Array, "inputs outputs"]) -> Float[Array, "batch outputs"]:
-    """``x @ weight``."""
-    return x @ weight
+    """``x @ weight``, in the precision of ``products_in``."""
+    return _matmul(x, weight)
 
 
 def _product_gradient(saved, g):
     x, weight = saved
     if weight.shape[1] == 1:
-        return g * weight.T, (g.T @ x).T
+        return g * weight.T, _matmul(g.T, x).T
     transposed = jax.lax.platform_dependent(x, cpu=lambda x: jax.lax.optimization_barrier(x.T), default=lambda x: x.T)
-    return g @ weight.T, transposed @ g
+    return _matmul(g, weight.T), _matmul(transposed, g)
 
 
 product.defvjp(lambda x, weight: (product(x, weight), (x, weight)), _product_gradient)

@@ -22,6 +22,7 @@ from steerflow.learn import results
 from steerflow.learn.config import TrainConfig
 from steerflow.learn.devices import Layout, join
 from steerflow.learn.memory import Memory
+from steerflow.learn.products import products_in
 from steerflow.learn.state import Learner, Trainable
 from steerflow.progress import Bar, bar, console
 from steerflow.run import keep_config, locked, stoppable
@@ -272,7 +273,8 @@ def _updates(learner: Trainable, feed: Feed, layout: Layout | None, state: Any, 
         chunks = _chunks(learner, feed, layout, data, step, part)
         return jax.vmap(learner.update, in_axes=(0, 0, None))(state, chunks, step)
 
-    return jax.lax.scan(one, state, (steps, payload))
+    with products_in(learner.config.precision):
+        return jax.lax.scan(one, state, (steps, payload))
 
 
 def _losses(learner: Trainable, feed: Feed, layout: Layout, state: Any, data: Any, steps: Any, payload: Any):
