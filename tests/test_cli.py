@@ -19,7 +19,7 @@ from steerflow.cli import doctor as doctor_command
 from steerflow.cli import main, shell
 from steerflow.cli import train as train_commands
 from steerflow.data.store import StoreWriter
-from steerflow.errors import SteerflowError
+from steerflow.errors import BusyError, SteerflowError
 
 HEAVY = ("jax", "numpy", "mujoco", "gymnasium", "matplotlib", "scipy", "equinox", "ogbench")
 TABLES = {"": main.COMMANDS, "data": data_commands.COMMANDS, "train": train_commands.COMMANDS}
@@ -142,6 +142,9 @@ class TestEnd:
     def test_error(self, capsys):
         assert shell.run(fails(SteerflowError("Do this.")), []) == 2
         assert capsys.readouterr().err == "steerflow: Do this.\n"
+
+    def test_what_another_process_holds_may_be_tried_again(self):
+        assert shell.run(fails(BusyError("Wait for it.")), []) == shell.BUSY == os.EX_TEMPFAIL
 
     def test_full_disk(self, capsys):
         def command(arguments):

@@ -24,7 +24,7 @@ from steerflow.data.generate.pointmaze import free_cells, is_corridor, steps_fro
 from steerflow.data.generate.settings import SETTINGS, PointMaze
 from steerflow.data.generate.world import GenerationError, collect, open_world, quiet
 from steerflow.data.store import StoreWriter
-from steerflow.errors import ArtefactError, DataError, UnknownNameError
+from steerflow.errors import ArtefactError, BusyError, DataError, UnknownNameError
 
 
 @pytest.fixture(autouse=True)
@@ -318,7 +318,7 @@ def test_a_finished_set_is_returned_and_another_one_refused(root, fake, monkeypa
 
 
 def test_two_processes_do_not_make_one_set(root, fake):
-    with FileLock(root / ".fake.lock"), pytest.raises(GenerationError, match="Another process"):
+    with FileLock(root / ".fake.lock"), pytest.raises(BusyError, match="Another process"):
         make_fake(root / "fake")
     assert make_fake(root / "fake").train.episodes == 10
 

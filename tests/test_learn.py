@@ -21,7 +21,7 @@ import pytest
 from steerflow.critic import Critic
 from steerflow.data.feed import make_feed, resident_bytes
 from steerflow.data.index import Chunks, Windows, to_chunks
-from steerflow.errors import ArtefactError, SteerflowError, TrainingError
+from steerflow.errors import ArtefactError, BusyError, SteerflowError, TrainingError
 from steerflow.learn import flow_matching, iql
 from steerflow.learn import train as loop
 from steerflow.learn.config import FlowMatchingConfig, IQLConfig, TrainConfig
@@ -403,7 +403,7 @@ def test_damaged_and_foreign_artefacts_are_named(small_data, tmp_path):
 def test_two_processes_may_not_write_one_run_folder(small_data, tmp_path):
     from steerflow.run import locked
 
-    with locked(tmp_path / "run"), pytest.raises(SteerflowError, match="Another process"):
+    with locked(tmp_path / "run"), pytest.raises(BusyError, match="Another process"):
         train(small_config(small_data, tmp_path / "run"))
 
 

@@ -34,6 +34,14 @@ def test_a_quota_of_any_enclosing_group_limits_cores(cgroup, monkeypatch, quota,
     assert machine.usable_cores() == cores
 
 
+def test_a_share_of_the_cores_is_kept_to(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8))
+    monkeypatch.setattr(machine, "_cgroups", lambda _: [])
+    for share, cores in (("3", 3), ("16", 8), ("0", 1), ("", 8), ("all", 8)):
+        monkeypatch.setenv("NPROC", share)
+        assert machine.usable_cores() == cores
+
+
 def test_a_limit_on_memory_counts(cgroup):
     (cgroup / "box" / "memory.max").write_text("1000000")
     (cgroup / "box" / "memory.current").write_text("400000")

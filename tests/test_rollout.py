@@ -15,7 +15,7 @@ import pytest
 from actors_for_tests import CRITIC, POLICY, DriftActor, arm, untrained
 from steerflow.envs.pool import Pool, Reply
 from steerflow.envs.tasks import TaskError
-from steerflow.errors import ArtefactError, MismatchError, SteerflowError, UnknownNameError
+from steerflow.errors import ArtefactError, BusyError, MismatchError, SteerflowError, UnknownNameError
 from steerflow.evaluate.arms import Actors, Arm
 from steerflow.evaluate.rollout import evaluate
 from steerflow.evaluate.rows import EpisodeRow, RowFile, episode_seed, read_rows
@@ -271,7 +271,7 @@ def test_a_cut_last_line_is_dropped_and_a_damaged_line_is_named(reference, tmp_p
 
 def test_two_processes_cannot_write_one_file(tmp_path):
     path = tmp_path / "rows.jsonl"
-    with RowFile(path), pytest.raises(ArtefactError, match="Another process"), RowFile(path):
+    with RowFile(path), pytest.raises(BusyError, match="Another process"), RowFile(path):
         pass
     with RowFile(path):
         pass

@@ -26,6 +26,10 @@ class TrainingError(SteerflowError):
     """A run that cannot go on, such as one whose loss is no longer finite."""
 
 
+class BusyError(SteerflowError):
+    """A folder or file that another process is writing; later, the same command works."""
+
+
 class UnknownNameError(SteerflowError, ValueError):
     """A name that is not one of the known ones."""
 

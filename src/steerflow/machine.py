@@ -10,7 +10,10 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on: its affinity, and a container's quota rounded up; at least 1."""
+    """Cores that this process may run on: its affinity, and a container's quota rounded up; at least 1.
+
+    NPROC, which XLA's threads on the CPU follow, lowers it: so a job on a shared machine keeps to its share.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for folder in _cgroups("cpu"):
         quota, _, period = _read(folder / "cpu.max").partition(" ")
@@ -18,6 +21,8 @@ def usable_cores() -> int:
             quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
         if quota.isdigit() and period.isdigit():
             cores = min(cores, math.ceil(int(quota) / int(period)))
+    if (share := os.environ.get("NPROC", "")).isdigit():
+        cores = min(cores, int(share))
     return max(1, cores)
 
 

@@ -16,7 +16,7 @@ import tomli_w
 from filelock import FileLock, Timeout
 
 from steerflow.artefact import write_bytes
-from steerflow.errors import ArtefactError, SteerflowError
+from steerflow.errors import ArtefactError, BusyError, SteerflowError
 
 
 @contextmanager
@@ -28,9 +28,7 @@ def locked(run: Path) -> Iterator[None]:
         lock = FileLock(run / ".lock", timeout=0)
         lock.acquire()
     except Timeout as error:
-        raise SteerflowError(
-            f"Another process is writing {run}. Wait for it, or give this one another --run."
-        ) from error
+        raise BusyError(f"Another process is writing {run}. Wait for it, or give this one another --run.") from error
     except OSError as error:
         raise SteerflowError(f"Could not use {run}: {error.strerror or error}.") from error
     try:

@@ -13,16 +13,17 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
-from steerflow.errors import SteerflowError
+from steerflow.errors import BusyError, SteerflowError
 
 Config = TypeVar("Config")
 
 # Exit codes, as shells and `make` expect them.
-INPUT, INTERRUPTED, TERMINATED, CLOSED = 2, 128 + signal.SIGINT, 128 + signal.SIGTERM, 141
+INPUT, BUSY, INTERRUPTED, TERMINATED, CLOSED = 2, 75, 128 + signal.SIGINT, 128 + signal.SIGTERM, 141
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -50,6 +51,13 @@ class _Kept:
 
 
 _kept = _Kept()
+
+
+class _Understood(BaseException):
+    """Ends a command that is only read, with the config it would work with."""
+
+
+_only_read: ContextVar[bool] = ContextVar("only_read", default=False)
 
 
 def keeping(message: str) -> None:
@@ -85,7 +93,25 @@ def parse(config: type[Config], arguments: list[str], *, prog: str, default: Con
     import tyro
 
     given: dict[str, Any] = {} if default is None else {"default": default}
-    return tyro.cli(config, args=arguments, prog=prog, config=(tyro.conf.FlagCreatePairsOff,), **given)
+    parsed = tyro.cli(config, args=arguments, prog=prog, config=(tyro.conf.FlagCreatePairsOff,), **given)
+    if _only_read.get():
+        raise _Understood(parsed)
+    return parsed
+
+
+def read(command: Callable[[list[str]], None], arguments: list[str]) -> Any:
+    """The config that ``command(arguments)`` would work with; nothing is done.
+
+    Raises SystemExit as ``parse`` does: with 2 for arguments that do not fit, with 0 where there is nothing to do but help.
+    """
+    token = _only_read.set(True)
+    try:
+        command(arguments)
+    except _Understood as understood:
+        return understood.args[0]
+    finally:
+        _only_read.reset(token)
+    raise SystemExit(0)
 
 
 def refuse(message: str) -> NoReturn:
@@ -97,8 +123,9 @@ def refuse(message: str) -> NoReturn:
 def run(command: Callable[[list[str]], None], arguments: list[str]) -> int:
     """Call ``command`` and return the exit code; errors that a user can mend become messages.
 
-    0: done; 2: unusable input or machine; 130: Ctrl-C; 143: SIGTERM; 141: nobody reads the output any more. With
-    ``--debug`` among the arguments, or STEERFLOW_DEBUG=1, the traceback is shown as well.
+    0: done; 2: unusable input or machine; 75: another process is at it, try again later; 130: Ctrl-C; 143: SIGTERM; 141:
+    nobody reads the output any more. With ``--debug`` among the arguments, or STEERFLOW_DEBUG=1, the traceback is shown
+    as well.
     """
     debug = "--debug" in arguments or os.environ.get("STEERFLOW_DEBUG", "0") not in ("", "0")
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -109,7 +136,7 @@ def run(command: Callable[[list[str]], None], arguments: list[str]) -> int:
         sys.stdout.flush()
         return 0
     except SteerflowError as error:
-        return _failed(str(error), debug)
+        return _failed(str(error), debug, BUSY if isinstance(error, BusyError) else INPUT)
     except KeyboardInterrupt as stop:
         terminated = isinstance(stop, Terminated)
         if debug:
@@ -140,11 +167,11 @@ def _program() -> list[str]:
     return ["steerflow" if shutil.which("steerflow") else sys.argv[0]]
 
 
-def _failed(message: str, debug: bool) -> int:
+def _failed(message: str, debug: bool, code: int = INPUT) -> int:
     if debug:
         traceback.print_exc()
     print(f"steerflow: {message}", file=sys.stderr)
-    return INPUT
+    return code
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

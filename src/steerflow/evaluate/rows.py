@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from steerflow.artefact import write_bytes
-from steerflow.errors import ArtefactError, SteerflowError, unknown
+from steerflow.errors import ArtefactError, BusyError, SteerflowError, unknown
 
 # Episodes of a split are this far apart from those of the next one and of the next base seed.
 _SPLIT_SIZE = 1_000_000
@@ -150,9 +150,7 @@ class RowFile:
             try:
                 self._lock.acquire(timeout=0)
             except Timeout:
-                raise ArtefactError(
-                    f"Another process is evaluating into {self.path}. Wait for it, or stop it."
-                ) from None
+                raise BusyError(f"Another process is evaluating into {self.path}. Wait for it, or stop it.") from None
             self._open()
         return self
 

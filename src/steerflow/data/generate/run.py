@@ -18,7 +18,7 @@ from steerflow.data.generate.settings import Settings, official_settings
 from steerflow.data.generate.workers import KEPT, Facts, Part, Plan, fill_parts
 from steerflow.data.generate.world import SPLITS, GenerationError
 from steerflow.data.store import DataSet, Store, StoreWriter, data_root
-from steerflow.errors import DataError
+from steerflow.errors import BusyError, DataError
 from steerflow.machine import usable_cores
 from steerflow.progress import bar, console
 
@@ -219,9 +219,7 @@ def _locked(target: Path) -> Iterator[None]:
         with lock:
             yield
     except Timeout as error:
-        raise GenerationError(
-            f"Another process is making {target} right now. Wait for it, or give another --out."
-        ) from error
+        raise BusyError(f"Another process is making {target} right now. Wait for it, or give another --out.") from error
 
 
 def _require_space(folder: Path, rows: int, bytes_per_row: int) -> None:
