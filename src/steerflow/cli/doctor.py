@@ -193,6 +193,8 @@ def _extras() -> list[Finding]:
     for extra, packages, use in (
         ("import", ("h5py", "pyarrow"), "reading HDF5 and LeRobot recordings"),
         ("minari", ("minari",), "reading Minari data sets"),
+        ("ray", ("ray",), "steerflow launch --on ray"),
+        ("slurm", ("submitit",), "steerflow launch --on slurm"),
     ):
         missing = []
         for package in packages:

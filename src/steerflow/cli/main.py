@@ -14,6 +14,7 @@ COMMANDS = {
     "evaluate": Command("steerflow.cli.evaluate:evaluate", "success of one way to steer, with its interval"),
     "sweep": Command("steerflow.cli.sweep:sweep", "choose weights on tuning episodes, compare methods on others"),
     "report": Command("steerflow.cli.report:report", "one HTML page that shows a run"),
+    "launch": Command("steerflow.cli.launch:launch", "many of these commands: here, on a Ray cluster, or on SLURM"),
     "doctor": Command("steerflow.cli.doctor:doctor", "what this machine can do, and what to type to mend it"),
 }
 _ABOUT = """Train a flow policy once, steer it at test time. Begin with: steerflow demo
