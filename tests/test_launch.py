@@ -477,7 +477,10 @@ def test_ray_on_this_machine_skips_what_needs_a_failure_and_stops_what_it_starte
         with mark() as variable:
             environment = {**data, **variable, "RAY_TMPDIR": folder}
             with launched("jobs.toml", "--on", "ray", cwd=tmp_path, **environment) as (process, said):
-                wait_for(lambda: checkpoint(tmp_path, 0), process, said)
+                bad = tmp_path / "launches/jobs/bad.json"
+                wait_for(
+                    lambda: checkpoint(tmp_path, 0) and bad.exists() and '"failed"' in bad.read_text(), process, said
+                )
                 process.send_signal(signal.SIGINT)
                 assert process.wait(60) == 130, said()
             end = time.monotonic() + 60
@@ -488,6 +491,7 @@ def test_ray_on_this_machine_skips_what_needs_a_failure_and_stops_what_it_starte
         shutil.rmtree(folder)
     assert "stopped by SIGTERM. The last checkpoint is in runs/0." in (tmp_path / "launches/jobs/train.log").read_text()
     assert "The same command continues" in said()
+    assert not (tmp_path / "launches/jobs/after.log").exists()
 
 
 @needs_ray

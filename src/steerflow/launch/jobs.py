@@ -152,7 +152,7 @@ def _stage(path: Path, table: Any, matrix: Mapping[str, Any], before: Mapping[st
         raise SteerflowError(f'Two jobs in {path} are named {name!r}. Give each a name = "...".')
     needs = [table["needs"]] if isinstance(table.get("needs"), str) else table.get("needs", [])
     for need in needs:
-        if need not in before:
+        if str(need) not in before:
             raise unknown("job", str(need), before, f"{name!r} in {path} needs it: it must stand before {name!r}.")
     axes = tuple(axis for axis in matrix if axis in _AXIS.findall(command))
     for axis in _AXIS.findall(command):

@@ -31,10 +31,12 @@ def run(jobs: Sequence[Job], place: Place, retries: int, address: str | None) ->
     try:
         _require_room(jobs, [node["Resources"] for node in ray.nodes() if node["Alive"]], address)
         tasks: dict[str, Any] = {}
+        remote = ray.remote(_task)
         for job in jobs:
-            needed = [tasks[name] for name in job.needs if name in tasks]
-            task = ray.remote(_task).options(**_options(job.resources, retries), name=job.name)
-            tasks[job.name] = task.remote(job, place, retries, *needed)
+            # The others were done before.
+            names = [name for name in job.needs if name in tasks]
+            task = remote.options(**_options(job.resources, retries), name=job.name)
+            tasks[job.name] = task.remote(job, place, retries, names, *(tasks[name] for name in names))
         yield from _ends(jobs, place, tasks)
     finally:
         ray.shutdown()
@@ -74,10 +76,9 @@ def _require_room(jobs: Sequence[Job], nodes: Sequence[Mapping[str, float]], add
         console().print(f"[yellow]{message} It waits until there is one.[/]")
 
 
-def _task(job: Job, place: Place, retries: int, *needed: Record) -> Record:
-    """What runs on a node."""
-    ended = dict(zip(job.needs, needed, strict=False))
-    if skipped := blocked(job, place, ended):
+def _task(job: Job, place: Place, retries: int, names: Sequence[str], *needed: Record) -> Record:
+    """What runs on a node, with the records of the needed jobs of these names."""
+    if skipped := blocked(job, place, dict(zip(names, needed, strict=True))):
         return skipped
     before = Record.read(place.record(job))
     tried = before.attempts if before is not None and before.launch == place.launch else 0
