@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import secrets
 import shlex
 import shutil
 import signal
@@ -108,16 +109,21 @@ def mark():
 
 
 def marked(variable):
-    """Process ids whose environment has the variable."""
+    """Processes whose environment has the variable, and what descends from them: a process that sets its title, as Ray's
+    do, overwrites its environment."""
     ((name, value),) = variable.items()
-    entry, found = f"{name}={value}".encode(), []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if entry in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
-    return found
+    entry, found, parents = f"{name}={value}".encode(), set(), {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            # The fields after the name, which may hold anything: state, parent, ...
+            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+            if state != "Z":
+                parents[int(folder.name)] = int(parent)
+            if entry in (folder / "environ").read_bytes().split(b"\0"):
+                found.add(int(folder.name))
+    while more := {process for process, parent in parents.items() if parent in found} - found:
+        found |= more
+    return sorted(found & parents.keys())
 
 
 def seeds(variable):
@@ -410,6 +416,13 @@ run_job(Job("train", "train", {job.arguments!r}), Place(Path({str(place.director
     assert "stopped by SIGTERM" in place.log(job).read_text()
 
 
+@pytest.fixture
+def ray_home(tmp_path):
+    """Variables that keep Ray's token, which it writes to the home folder, out of it: one for this test's Ray alone."""
+    (tmp_path / "home").mkdir()
+    return {"HOME": str(tmp_path / "home"), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
+
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
 
 
@@ -417,8 +430,8 @@ needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not inst
 def ray_node(folder, *arguments, **variable):
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", *arguments, "--num-cpus=1", "--num-gpus=0",
                "--object-store-memory=80000000", f"--plasma-directory={folder}", "--disable-usage-stats"]  # fmt: skip
-    quick = {"RAY_health_check_initial_delay_ms": "0", "RAY_health_check_period_ms": "300",
-             "RAY_health_check_timeout_ms": "1000", "RAY_health_check_failure_threshold": "3"}  # fmt: skip
+    quick = {"RAY_health_check_initial_delay_ms": "0", "RAY_health_check_period_ms": "1000",
+             "RAY_health_check_timeout_ms": "5000", "RAY_health_check_failure_threshold": "3"}  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **quick, **variable}, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     try:
@@ -429,7 +442,8 @@ def ray_node(folder, *arguments, **variable):
 
 @needs_ray
 @needs_proc
-def test_a_ray_cluster_that_loses_a_node_ends_with_the_same_bytes(data, typed, tmp_path):
+def test_a_ray_cluster_that_loses_a_node_ends_with_the_same_bytes(data, ray_home, typed, tmp_path):
+    data = {**data, **ray_home}
     (tmp_path / "jobs.toml").write_text(JOBS)
     # Ray's sockets have long names for which there are 107 characters.
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
@@ -467,7 +481,7 @@ def test_a_ray_cluster_that_loses_a_node_ends_with_the_same_bytes(data, typed, t
 
 @needs_ray
 @needs_proc
-def test_ray_on_this_machine_skips_what_needs_a_failure_and_stops_what_it_started(data, tmp_path):
+def test_ray_on_this_machine_skips_what_needs_a_failure_and_stops_what_it_started(data, ray_home, tmp_path):
     (tmp_path / "jobs.toml").write_text(
         "[[job]]\nname = 'bad'\ncommand = 'report nowhere'\n[[job]]\nname = 'after'\nneeds = 'bad'\ncommand = 'data list'\n"
         f"[[job]]\ncommand = '{TRAIN.replace('4000', '10000000').format(seed=0)}'\n"
@@ -475,7 +489,7 @@ def test_ray_on_this_machine_skips_what_needs_a_failure_and_stops_what_it_starte
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
     try:
         with mark() as variable:
-            environment = {**data, **variable, "RAY_TMPDIR": folder}
+            environment = {**data, **ray_home, **variable, "RAY_TMPDIR": folder}
             with launched("jobs.toml", "--on", "ray", cwd=tmp_path, **environment) as (process, said):
                 bad = tmp_path / "launches/jobs/bad.json"
                 wait_for(
@@ -506,7 +520,7 @@ def test_jobs_for_which_no_node_is_large_enough_are_refused(capsys):
     with pytest.raises(SteerflowError, match="No node has what z asks for"):
         _require_room(large, nodes, None)
     _require_room(large, nodes, "auto")
-    assert "waits until there is one" in capsys.readouterr().err
+    assert "It waits until" in capsys.readouterr().err
 
 
 needs_submitit = pytest.mark.skipif(find_spec("submitit") is None, reason="submitit is not installed")

@@ -48,7 +48,7 @@ def _start(address: str | None) -> None:
     own = {} if address else {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
-    except (ConnectionError, ImportError, RuntimeError, ValueError) as error:
+    except (ConnectionError, ImportError, RayError, RuntimeError, ValueError) as error:
         where = f"at {address}" if address else "on this machine"
         raise SteerflowError(f"Ray could not be reached {where}: {error}") from error
 
