@@ -144,11 +144,13 @@ def kill(variable):
 
 
 def artefacts(directory):
-    """The bytes of all that training leaves, by path."""
-    paths = [
-        path for path in sorted((directory / "runs").rglob("*")) if path.is_file() and not path.name.startswith(".")
-    ]
-    return {str(path.relative_to(directory)): path.read_bytes() for path in paths if path.name != "config.toml"}
+    """The bytes of all that training leaves, by path: artefacts, checkpoints and metrics. Not what is hidden: the lock, and the
+    temporary folder of a checkpoint that a kill cut short."""
+    paths = [path.relative_to(directory) for path in sorted((directory / "runs").rglob("*")) if path.is_file()]
+    visible = [path for path in paths if not any(part.startswith(".") for part in path.parts)]
+    found = {str(path): (directory / path).read_bytes() for path in visible if path.name != "config.toml"}
+    assert any(name.endswith("policy/tensors.safetensors") for name in found)
+    return found
 
 
 def records(directory, name="jobs"):
