@@ -6,6 +6,7 @@ Seeds are a vmap axis: ``Learner.init`` makes the states of all, the other funct
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -56,6 +57,20 @@ class TrainState(eqx.Module):
 def stream(seed, number: int):
     """The key of one of the streams above."""
     return jax.random.fold_in(jax.random.key(seed), number)
+
+
+def over_axis(function: Callable[..., Any], in_axes: Any, size: int) -> Callable[..., Any]:
+    """``jax.vmap(function, in_axes)`` over an axis of ``size``; over one, that axis is taken away and put back, as kernels with
+    an axis of one more are slower."""
+    if size > 1:
+        return jax.vmap(function, in_axes)
+
+    def alone(*arguments):
+        without = lambda axis, x: x if axis is None else jax.tree.map(lambda leaf: leaf[0], x)  # noqa: E731
+        taken = jax.tree.map(without, in_axes, arguments, is_leaf=lambda axis: axis is None)
+        return jax.tree.map(lambda leaf: leaf[None], function(*taken))
+
+    return alone
 
 
 @dataclass(frozen=True)
@@ -111,4 +126,5 @@ class Learner:
 
     def _over_tasks(self, function):
         axes = Chunks(None, None, None, None, None, 0, 0)  # type: ignore[arg-type]
-        return jax.vmap(lambda state, chunks: function(state, chunks, self.config.critic), in_axes=(0, axes))
+        config = self.config.critic
+        return over_axis(lambda state, chunks: function(state, chunks, config), (0, axes), len(self.tasks))

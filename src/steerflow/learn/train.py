@@ -23,7 +23,7 @@ from steerflow.learn.config import TrainConfig
 from steerflow.learn.devices import Layout, join
 from steerflow.learn.memory import Memory
 from steerflow.learn.products import products_in
-from steerflow.learn.state import Learner, Trainable
+from steerflow.learn.state import Learner, Trainable, over_axis
 from steerflow.progress import Bar, bar, console
 from steerflow.run import keep_config, locked, stoppable
 from steerflow.spec import Normaliser, Spec
@@ -262,7 +262,8 @@ def compiled_updates(learner: Trainable, feed: Feed, layout: Layout | None = Non
 def _chunks(learner: Trainable, feed: Feed, layout: Layout | None, data: Any, step: Any, part: Any) -> Chunks:
     """The batches of all seeds at one step: a leading axis over seeds."""
     discount = learner.config.critic.discount
-    chunks = jax.vmap(lambda one: to_chunks(feed.windows(data, step, one), discount))(part)
+    seeds = len(learner.config.seeds)
+    chunks = over_axis(lambda one: to_chunks(feed.windows(data, step, one), discount), (0,), seeds)(part)
     return layout.constrain(chunks) if layout is not None else chunks
 
 
@@ -271,7 +272,7 @@ def _updates(learner: Trainable, feed: Feed, layout: Layout | None, state: Any, 
     def one(state, x):
         step, part = x
         chunks = _chunks(learner, feed, layout, data, step, part)
-        return jax.vmap(learner.update, in_axes=(0, 0, None))(state, chunks, step)
+        return over_axis(learner.update, (0, 0, None), len(learner.config.seeds))(state, chunks, step)
 
     with products_in(learner.config.precision):
         return jax.lax.scan(one, state, (steps, payload))
@@ -283,6 +284,6 @@ def _losses(learner: Trainable, feed: Feed, layout: Layout, state: Any, data: An
     def one(_, x):
         step, part = x
         chunks = _chunks(learner, feed, layout, data, step, part)
-        return None, jax.vmap(learner.validate, in_axes=(0, 0, None))(state, chunks, step)
+        return None, over_axis(learner.validate, (0, 0, None), len(learner.config.seeds))(state, chunks, step)
 
     return jax.lax.scan(one, None, (steps, payload))[1]
