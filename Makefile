@@ -18,7 +18,7 @@ define install
 endef
 ARGS ?=
 
-.PHONY: help demo test check lint format types tests test-slow lock clean
+.PHONY: help demo bench test check lint format types tests test-slow lock clean
 
 help:  ## this list
 	@echo "make TARGET, where TARGET is one of"
@@ -26,6 +26,9 @@ help:  ## this list
 
 demo: $(VENV)/.core  ## data, training, sweep and report in minutes; options: make demo ARGS="--help"
 	@$(BIN)/steerflow demo $(ARGS)
+
+bench: $(VENV)/.core  ## after make demo: speed beside the usual way and the limit; some: make bench ARGS="training acting"
+	@$(BIN)/python -m bench $(ARGS)
 
 test: check  ## the same as check
 
