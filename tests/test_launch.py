@@ -300,6 +300,15 @@ class TestCommandLine:
             f"needs {package}, which is not installed. Type: pip install 'steerflow[{on}]'" in capsys.readouterr().err
         )
 
+    @pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
+    def test_no_engine_is_started_where_all_is_done(self, monkeypatch, capsys):
+        Path("jobs.toml").write_text("[[job]]\ncommand = 'data list'")
+        Path("launches/jobs").mkdir(parents=True)
+        Path("launches/jobs/data.json").write_text(json.dumps(vars(Record("steerflow data list", "before", "done"))))
+        monkeypatch.setattr("steerflow.cli.launch._ends", lambda *_: pytest.fail("started"))
+        main._steerflow(["launch", "jobs.toml", "--on", "ray"])
+        assert capsys.readouterr().out == "launches/jobs\n"
+
 
 def test_a_job_is_done_while_its_command_is_the_same_and_its_result_is_there(tmp_path):
     place = Place(tmp_path, tmp_path, "now")

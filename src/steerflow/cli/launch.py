@@ -132,6 +132,8 @@ def _run(config: Launch, file: JobFile, todo: Sequence[Job], place: Place) -> di
     from steerflow.progress import bar
 
     ended: dict[str, Record] = {}
+    if not todo:
+        return ended
     with closing(_ends(config, file, todo, place)) as ends, bar("Jobs", len(todo)) as progress:
         for job, record in ends:
             ended[job.name] = record
