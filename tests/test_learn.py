@@ -383,6 +383,15 @@ def test_a_damaged_checkpoint_is_passed_over(small_data, tmp_path):
     assert digest(train(dataclasses.replace(config, updates=80))) == reference
 
 
+def test_a_half_written_checkpoint_of_a_killed_process_is_removed(small_data, tmp_path):
+    config = small_config(small_data, tmp_path / "run")
+    folder = tmp_path / "run/checkpoints/both/.0000000010.12345.tmp"
+    folder.mkdir(parents=True)
+    (folder / "tensors.safetensors").write_bytes(b"half")
+    train(config)
+    assert [path.name for path in folder.parent.iterdir()] == ["0000000040"]
+
+
 def test_damaged_and_foreign_artefacts_are_named(small_data, tmp_path):
     run = train(small_config(small_data, tmp_path / "run"))
     with pytest.raises(ArtefactError, match="holds a policy, but a critic"):

@@ -91,8 +91,10 @@ def save(learn: str, folders: Folders, state: Any, step: int) -> None:
     for folder in folders.values():
         found = _checkpoints(folder, learn)
         keep = sorted(n for n in found if n <= step)[-_KEPT_CHECKPOINTS:]
-        for old in found.keys() - keep:
-            shutil.rmtree(found[old], ignore_errors=True)
+        # The lock of the run folder is held: what is half written was left by a killed process.
+        half_written = (folder / "checkpoints" / learn).glob(".*.tmp")
+        for old in (*(found[n] for n in found.keys() - keep), *half_written):
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def restore(learner: Trainable, folders: Folders) -> tuple[int, Any] | None:
