@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
@@ -149,6 +150,11 @@ def _ends(config: Launch, file: JobFile, todo: Sequence[Job], place: Place) -> G
 
         return ray.run(todo, place, config.retries, config.address)
     if config.on == "slurm":
+        # Before submitit is imported, which puts its own logging in place of the process's.
+        if shutil.which("sbatch") is None:
+            raise SteerflowError(
+                "There is no sbatch here. Call steerflow launch --on slurm on a login node of the cluster."
+            )
         from steerflow.launch import slurm
 
         return slurm.run(todo, place, config.retries, file.slurm)

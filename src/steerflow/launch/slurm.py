@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import shutil
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -75,10 +74,6 @@ def run(
     jobs: Sequence[Job], place: Place, retries: int, parameters: Mapping[str, Any]
 ) -> Generator[tuple[Job, Record]]:
     """Submit the jobs that are not queued already, and tell each one's end as it comes."""
-    if shutil.which("sbatch") is None:
-        raise SteerflowError(
-            "There is no sbatch here. Call steerflow launch --on slurm on a login node of the cluster."
-        )
     queue = _Queue(place, retries, parameters)
     waiting = {submitted.job.name: submitted for submitted in queue.submit(jobs)}
     ended: dict[str, Record] = {}
