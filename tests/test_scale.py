@@ -96,9 +96,9 @@ def test_all_seeds_and_tasks_are_one_compilation_and_one_dispatch_per_call(small
 
 
 def test_a_seed_is_a_run_of_its_own_and_one_more_trains_alone(small_data, tmp_path, monkeypatch):
-    trained, run_updates = [], loop._run_updates
+    trained, run_updates = [], loop.run_updates
     monkeypatch.setattr(
-        loop, "_run_updates", lambda learner, *rest: trained.append(learner.config.seeds) or run_updates(learner, *rest)
+        loop, "run_updates", lambda learner, *rest: trained.append(learner.config.seeds) or run_updates(learner, *rest)
     )
     config = small_config(small_data, tmp_path / "run", seeds=(0, 1))
     train(config)
