@@ -78,6 +78,15 @@ def read_config(run: Path) -> dict[str, Any]:
         raise ArtefactError(f"{path} is not valid TOML ({error}). Mend it or remove it.") from error
 
 
+def data_of(run: Path) -> str:
+    """The data set that the run's policy was trained on; raises where ``config.toml`` does not say."""
+    tables = read_config(run)
+    for learn in ("policy", "both"):
+        if learn in tables:
+            return str(tables[learn]["data"])
+    raise SteerflowError(f"{run / 'config.toml'} does not say what the policy was trained on. Give --data NAME.")
+
+
 def keep_config(run: Path, table: str, config: Mapping[str, Any], free: tuple[str, ...] = ()) -> None:
     """Write ``config`` as one table of ``config.toml``; raises if the table is there with other values.
 

@@ -30,7 +30,7 @@ from steerflow.learn.state import INIT, NOISE, VALIDATION, stream
 from steerflow.learn.train import run_updates, whole_calls
 from steerflow.load import tasks_of
 from steerflow.policy import Policy
-from steerflow.run import find_run, keep_config, locked, read_config
+from steerflow.run import data_of, find_run, keep_config, locked, read_config
 from steerflow.spec import Normaliser, Spec
 from steerflow.steer.aggregate import AGGREGATES
 from steerflow.steer.models import Models
@@ -167,7 +167,7 @@ def distil(config: TrainConfig) -> Path:
     config = dataclasses.replace(whole_calls(config), run=find_run(config.run))
     with locked(config.run):
         tasks = _tasks(config)
-        data = DataSet.open(config.data or _data_of(config.run))
+        data = DataSet.open(config.data or data_of(config.run))
         facts = {task: _facts(config, data, task) for task in tasks}
         todo = tuple(task for task in tasks if not _finished(config.run, task, facts[task]))
         if todo:
@@ -194,15 +194,6 @@ def _tasks(config: TrainConfig) -> tuple[str, ...]:
             hint = f"Its critic is not in {config.run}; train it: steerflow train critic --help"
             raise unknown("task", task, known, hint)
     return tasks
-
-
-def _data_of(run: Path) -> str:
-    """The data set that the run's policy was trained on."""
-    tables = read_config(run)
-    for learn in ("policy", "both"):
-        if learn in tables:
-            return str(tables[learn]["data"])
-    raise SteerflowError(f"{run / 'config.toml'} does not say what the policy was trained on. Give --data NAME.")
 
 
 def _facts(config: TrainConfig, data: DataSet, task: str) -> dict[str, Any]:

@@ -100,10 +100,15 @@ class Actor:
 
     def q(self, observations: np.ndarray, chunks: np.ndarray) -> np.ndarray:
         """The critic's value (batch,) of flattened chunks (batch, chunk * action) scaled to [-1, 1]."""
-        models = self._models(self._parameters)
+        models = self.models
         if models.q is None:
             raise MismatchError("There is no critic to ask; pass one to steer().")
         return np.asarray(models.q(jnp.asarray(self._check(observations)), jnp.asarray(chunks, jnp.float32)))
+
+    @property
+    def models(self) -> Models:
+        """The policy, the critic and what else the recipe asks, as the functions that the loop sees."""
+        return self._models(self._parameters)
 
     @property
     def calls(self) -> dict[str, int]:
