@@ -9,10 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from steerflow.amortised import AmortisedGradient, AmortisedGuidance
 from steerflow.critic import Critic, CriticNetworks
 from steerflow.evaluate.arms import Arm
 from steerflow.learn.networks import Critics, Value, Velocity
+from steerflow.learn.part_networks import AmortisedGradient
+from steerflow.part import Part
 from steerflow.policy import Policy
 from steerflow.spec import Normaliser, Spec
 from steerflow.steer.presets import recipe
@@ -67,11 +68,11 @@ def untrained(run: Path, task: str, spec: Spec = POLICY.spec) -> tuple[Policy, C
     return Policy.load(run / "policy"), Critic.load(run / "critic" / task)
 
 
-def distilled(run: Path, policy: Policy, critic: Critic, seed: int = 0) -> AmortisedGuidance:
-    """An amortised guidance of these two with random weights, saved in a run folder and loaded again."""
+def distilled(run: Path, policy: Policy, critic: Critic, seed: int = 0) -> Part:
+    """An amortised part of these two with random weights, saved in a run folder and loaded again."""
     spec, folder = policy.spec, run / "amortised" / critic.task
     network = AmortisedGradient(jax.random.key(seed), spec.observation_dim, spec.flat_dim, (8,), 2.0)
-    meta = {"network": {"hidden": (8,)}, "task": critic.task, "aggregate": "min"}
-    parts = {"policy": policy.fingerprint, "critic": critic.fingerprint}
-    AmortisedGuidance(spec, policy.normaliser, network, meta | parts).save(folder)
-    return AmortisedGuidance.load(folder)
+    meta = {"kind": "amortised", "network": {"hidden": (8,)}, "task": critic.task, "aggregate": "min"}
+    sources = {"policy": policy.fingerprint, "critic": critic.fingerprint}
+    Part(spec, policy.normaliser, network, meta | sources).save(folder)
+    return Part.load(folder)

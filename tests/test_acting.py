@@ -42,10 +42,9 @@ def parts():
     velocity = shaken(Velocity(jax.random.key(0), 4, 6, HIDDEN, 100.0))
     critics = shaken(Critics(jax.random.key(1), 4, 6, HIDDEN, 2))
     networks = CriticNetworks(critics, Value(jax.random.key(2), 4, HIDDEN))
-    settings = {"network": {"hidden": list(HIDDEN), "time_frequency": 100.0, "ensemble": 2}, "task": "reach"}
-    return Policy(SPEC, Normaliser.identity(4), velocity, settings), Critic(
-        SPEC, Normaliser.identity(4), networks, settings
-    )
+    normaliser, settings = Normaliser.identity(4), {"hidden": list(HIDDEN)}
+    policy = Policy(SPEC, normaliser, velocity, {"network": settings | {"time_frequency": 100.0}})
+    return policy, Critic(SPEC, normaliser, networks, {"network": settings | {"ensemble": 2}, "task": "reach"})
 
 
 def plain_mlp(mlp, x, member=None):

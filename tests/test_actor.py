@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from steerflow.amortised import AmortisedGradient, AmortisedGuidance
 from steerflow.critic import Critic, CriticNetworks
-from steerflow.errors import ArtefactError, DataError, MismatchError
+from steerflow.errors import ArtefactError, DataError, MismatchError, SteerflowError, UnknownNameError
 from steerflow.learn.networks import Critics, Value, Velocity
+from steerflow.learn.part_networks import AmortisedGradient
+from steerflow.part import Part
 from steerflow.policy import Policy
 from steerflow.spec import Normaliser, Spec
 from steerflow.steer.actor import Actor, steer
@@ -36,13 +37,14 @@ def parts():
 def amortised():
     network = AmortisedGradient(jax.random.key(3), 4, 6, (8, 8), 2.5)
     meta = {
+        "kind": "amortised",
         "task": "reach",
         "aggregate": "min",
         "policy": "unsaved",
         "critic": "unsaved",
         "network": {"hidden": [8, 8]},
     }
-    return AmortisedGuidance(SPEC, Normaliser(np.full(4, 0.3, np.float32), np.ones(4, np.float32)), network, meta)
+    return Part(SPEC, Normaliser(np.full(4, 0.3, np.float32), np.ones(4, np.float32)), network, meta)
 
 
 OBSERVATIONS = np.random.default_rng(0).normal(size=(37, 4)).astype(np.float32)
@@ -60,16 +62,16 @@ def test_a_saved_artefact_acts_as_before(parts, tmp_path):
         jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-def test_a_saved_amortised_guidance_acts_as_before_and_without_a_critic(parts, amortised, tmp_path):
+def test_a_saved_part_acts_as_before_and_without_a_critic(parts, amortised, tmp_path):
     amortised.save(tmp_path / "amortised")
-    loaded = AmortisedGuidance.load(tmp_path / "amortised")
-    actors = [steer(parts[0], None, "qgf_amortised", amortised=one) for one in (amortised, loaded)]
+    loaded = Part.load(tmp_path / "amortised")
+    actors = [steer(parts[0], None, "qgf_amortised", parts=[one]) for one in (amortised, loaded)]
     (actions, info), (again, _) = (actor(jax.random.key(3), OBSERVATIONS) for actor in actors)
     np.testing.assert_array_equal(actions, again)
     assert np.isnan(info["q"]).all()
     assert (info["gradient_norm"] > 0).all()
     assert len(loaded.fingerprint) == 16
-    with_critic, told = steer(*parts, "qgf_amortised", amortised=amortised)(jax.random.key(3), OBSERVATIONS)
+    with_critic, told = steer(*parts, "qgf_amortised", parts=[amortised])(jax.random.key(3), OBSERVATIONS)
     np.testing.assert_allclose(with_critic, actions, atol=1e-6)
     assert np.isfinite(told["q"]).all()
 
@@ -77,7 +79,7 @@ def test_a_saved_amortised_guidance_acts_as_before_and_without_a_critic(parts, a
 def test_amortised_guidance_is_the_networks_prediction_in_the_critics_unit(parts, amortised):
     """One Euler step from the noise: ``a + v + w scale body((s - mean) / std, clip(a + v, -1, 1))``."""
     policy, weight = parts[0], 0.3
-    actor = steer(policy, None, "qgf_amortised", amortised=amortised, steps=1, weight=weight)
+    actor = steer(policy, None, "qgf_amortised", parts=[amortised], steps=1, weight=weight)
     path = actor.paths(SEEDS, OBSERVATIONS, np.full(37, weight))
     a = jnp.asarray(path[0])
     v = np.asarray(policy.velocity(jnp.asarray(OBSERVATIONS), a, 0.0))
@@ -86,29 +88,36 @@ def test_amortised_guidance_is_the_networks_prediction_in_the_critics_unit(parts
     np.testing.assert_allclose(path[1], expected, atol=1e-5)
 
 
-def test_an_amortised_guidance_of_other_parts_is_refused(parts, amortised, tmp_path):
+def test_a_part_of_another_policy_or_critic_is_refused(parts, amortised, tmp_path):
     policy, critic = parts
     with pytest.raises(MismatchError, match="steerflow train amortised"):
         steer(policy, critic, "qgf_amortised")
     other = dataclasses.replace(amortised, meta={**amortised.meta, "policy": "b" * 16})
-    with pytest.raises(MismatchError, match=r"with the policy b+, not with unsaved.*steerflow train amortised"):
-        steer(policy, None, "qgf_amortised", amortised=other)
+    with pytest.raises(MismatchError, match=r"from the policy b+, not from unsaved.*steerflow train amortised"):
+        steer(policy, None, "qgf_amortised", parts=[other])
     other = dataclasses.replace(amortised, meta={**amortised.meta, "critic": "c" * 16})
-    with pytest.raises(MismatchError, match=r"with the critic c+"):
-        steer(policy, critic, "qgf_amortised", amortised=other)
+    with pytest.raises(MismatchError, match=r"from the critic c+"):
+        steer(policy, critic, "qgf_amortised", parts=[other])
     # Without the critic nothing contradicts it; and what asks none is not disturbed by it.
-    steer(policy, None, "qgf_amortised", amortised=other)
-    steer(policy, critic, "qgf", amortised=other)
+    steer(policy, None, "qgf_amortised", parts=[other])
+    steer(policy, critic, "qgf", parts=[other])
     with pytest.raises(
         MismatchError, match=r"critics' min, but the recipe's aggregate is mean.*--amortised.aggregate 'mean'"
     ):
-        steer(policy, None, "qgf_amortised", amortised=amortised, aggregate="mean")
+        steer(policy, None, "qgf_amortised", parts=[amortised], aggregate="mean")
     other = dataclasses.replace(amortised, spec=dataclasses.replace(SPEC, chunk=5))
     with pytest.raises(MismatchError, match="chunk: 3 against 5"):
-        steer(policy, None, "qgf_amortised", amortised=other)
+        steer(policy, None, "qgf_amortised", parts=[other])
     policy.save(tmp_path / "policy")
-    with pytest.raises(ArtefactError, match="holds a policy, but a amortised"):
-        AmortisedGuidance.load(tmp_path / "policy")
+    with pytest.raises(ArtefactError, match=r"holds: policy\. Needed here: amortised"):
+        Part.load(tmp_path / "policy")
+    dataclasses.replace(policy, meta={"network": {"hiden": [16, 16]}}).save(tmp_path / "policy")
+    with pytest.raises(ArtefactError, match="settings that this version does not know"):
+        Policy.load(tmp_path / "policy")
+    with pytest.raises(UnknownNameError, match="Did you mean 'amortised'"):
+        Part.load(tmp_path / "policy", "amortized")
+    with pytest.raises(SteerflowError, match="two amortised parts"):
+        steer(policy, None, "qgf_amortised", parts=[amortised, amortised])
 
 
 def test_saving_twice_writes_the_same_bytes_and_replaces_whole(parts, tmp_path):
@@ -122,7 +131,7 @@ def test_saving_twice_writes_the_same_bytes_and_replaces_whole(parts, tmp_path):
 
 @pytest.mark.parametrize("method", ["bc", "qgf", "best_of_n", "qgf_best_of_n", "qgf_amortised"])
 def test_batched_rows_equal_rows_alone_bit_for_bit(parts, amortised, method):
-    actor = steer(*parts, method, amortised=amortised)
+    actor = steer(*parts, method, parts=[amortised])
     actions, info = actor.rows(SEEDS, DECISIONS, OBSERVATIONS, WEIGHTS)
     assert actions.shape == (37, 3, 2)
     assert all(len(x) == 37 for x in info.values())
@@ -135,7 +144,7 @@ def test_batched_rows_equal_rows_alone_bit_for_bit(parts, amortised, method):
 
 @pytest.mark.parametrize("method", ["qgf", "qgf_amortised"])
 def test_weight_zero_equals_behaviour_cloning_bit_for_bit(parts, amortised, method):
-    guided = steer(*parts, method, amortised=amortised).rows(SEEDS, DECISIONS, OBSERVATIONS, 0 * WEIGHTS)[0]
+    guided = steer(*parts, method, parts=[amortised]).rows(SEEDS, DECISIONS, OBSERVATIONS, 0 * WEIGHTS)[0]
     plain = steer(*parts, "bc").rows(SEEDS, DECISIONS, OBSERVATIONS, 0 * WEIGHTS)[0]
     np.testing.assert_array_equal(guided, plain)
 
@@ -180,15 +189,15 @@ def test_paths_lead_from_the_noise_to_the_action(parts):
 @pytest.mark.parametrize(
     ("method", "changes", "calls"),
     [
-        ("bc", {}, {"velocity": 10, "q_gradient": 0, "q": 1, "amortised": 0}),
-        ("qgf", {}, {"velocity": 10, "q_gradient": 10, "q": 1, "amortised": 0}),
-        ("qgf", {"solver": "heun", "steps": 5}, {"velocity": 10, "q_gradient": 10, "q": 1, "amortised": 0}),
-        ("best_of_n", {"candidates": 4}, {"velocity": 40, "q_gradient": 0, "q": 4, "amortised": 0}),
+        ("bc", {}, {"velocity": 10, "q_gradient": 0, "q": 1}),
+        ("qgf", {}, {"velocity": 10, "q_gradient": 10, "q": 1}),
+        ("qgf", {"solver": "heun", "steps": 5}, {"velocity": 10, "q_gradient": 10, "q": 1}),
+        ("best_of_n", {"candidates": 4}, {"velocity": 40, "q_gradient": 0, "q": 4}),
         ("qgf_amortised", {}, {"velocity": 10, "q_gradient": 0, "q": 1, "amortised": 10}),
     ],
 )
 def test_network_calls_are_counted(parts, amortised, method, changes, calls):
-    assert steer(*parts, method, amortised=amortised, **changes).calls == calls
+    assert steer(*parts, method, parts=[amortised], **changes).calls == calls
 
 
 def test_what_does_not_fit_is_named(parts):
@@ -211,5 +220,5 @@ def test_what_does_not_fit_is_named(parts):
 
 def test_every_preset_acts(parts, amortised):
     for name in PRESETS:
-        actions, _ = Actor(*parts, recipe(name), amortised)(jax.random.key(0), OBSERVATIONS[:4])
+        actions, _ = Actor(*parts, recipe(name), {"amortised": amortised})(jax.random.key(0), OBSERVATIONS[:4])
         assert np.isfinite(actions).all()

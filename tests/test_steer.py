@@ -43,7 +43,7 @@ def keys_of(n, seed=0):
     return jax.random.split(jax.random.key(seed), n)
 
 
-MODELS = Models(gaussian_velocity, quadratic_q(0.2, 1.5), exact_gradient(quadratic_q(0.2, 1.5)))
+MODELS = Models(gaussian_velocity, quadratic_q(0.2, 1.5), {"amortised": exact_gradient(quadratic_q(0.2, 1.5))})
 OBSERVATIONS = jnp.asarray(np.random.default_rng(0).uniform(-0.3, 0.3, (64, 2)), jnp.float32)
 
 
@@ -178,7 +178,7 @@ class TestGuidanceContract:
         guidance = GUIDANCES.parse(name)
         rng = np.random.default_rng(2)
         observations, a = (jnp.asarray(rng.uniform(-1, 1, (6, 2)), jnp.float32)[rows] for _ in range(2))
-        models = Models(gaussian_velocity, rough_q, exact_gradient(rough_q))
+        models = Models(gaussian_velocity, rough_q, {"amortised": exact_gradient(rough_q)})
         t = jnp.asarray(0.3)
         f = jax.jit(lambda o, x: guidance(models, o, x, t, models.velocity(o, x, t)))
         return f(observations, a)
@@ -192,7 +192,7 @@ class TestGuidanceContract:
 
     def test_finite_at_the_bounds(self, name):
         guidance = GUIDANCES.parse(name)
-        models = Models(gaussian_velocity, rough_q, exact_gradient(rough_q))
+        models = Models(gaussian_velocity, rough_q, {"amortised": exact_gradient(rough_q)})
         for value in (-1.0, 1.0):
             a = jnp.full((2, 2), value)
             for t in (0.0, 1.0):
@@ -316,9 +316,11 @@ def test_plain_functions_are_enough():
     np.testing.assert_allclose(got.q, rough_q(OBSERVATIONS, got.actions) - 1, rtol=1e-4, atol=1e-5)
     with pytest.raises(MismatchError, match="asks a critic"):
         steer_functions(gaussian_velocity, None, "qgf", flat=2)
-    act = steer_functions(gaussian_velocity, None, "qgf_amortised", flat=2, amortised=exact_gradient(rough_q))
+    act = steer_functions(
+        gaussian_velocity, None, "qgf_amortised", flat=2, parts={"amortised": exact_gradient(rough_q)}
+    )
     assert np.isnan(act(jax.random.key(0), OBSERVATIONS).q).all()
-    with pytest.raises(MismatchError, match="asks an amortised guidance"):
+    with pytest.raises(MismatchError, match="asks the part 'amortised'"):
         steer_functions(gaussian_velocity, rough_q, "qgf_amortised", flat=2)
 
 

@@ -335,7 +335,7 @@ def test_a_run_is_evaluated_and_swept_with_its_own_networks(tmp_path, capsys):
     assert {a["critic"] for a in summary["arms"]} == {critic.fingerprint}
 
 
-def test_arms_of_different_amortised_guidances_are_different_arms(tmp_path):
+def test_arms_of_different_parts_are_different_arms(tmp_path):
     policy, critic = untrained(tmp_path, TASK)
     settings = {
         "tune_episodes": 2,
@@ -352,22 +352,22 @@ def test_arms_of_different_amortised_guidances_are_different_arms(tmp_path):
     for seed in range(2):
         nets.append(distilled(tmp_path, policy, critic, seed))
         summary = sweep(tmp_path, None, None, TASK, ["qgf", "qgf_amortised"], **settings)
-    found = {(a["arm"], a["amortised"]) for a in summary["arms"] if a["split"] == "test"}
+    found = {(a["arm"], *a["parts"].values()) for a in summary["arms"] if a["split"] == "test"}
     first, second = (net.fingerprint for net in nets)
     amortised = {("qgf_amortised w=0.1", first), ("qgf_amortised w=0.1", second)}
-    assert found == {("bc", ""), ("qgf w=0.1", ""), *amortised}
+    assert found == {("bc",), ("qgf w=0.1",), *amortised}
     rows = read_rows(rows_path(tmp_path, TASK))
     assert len(rows) == 2 * 4 * 2
     # What asks none of them is not repeated.
     assert [c["method"] for c in summary["choice"]].count("qgf") == 1
 
 
-def test_a_run_without_a_critic_is_evaluated_with_its_amortised_guidance(tmp_path):
+def test_a_run_without_a_critic_is_evaluated_with_its_part(tmp_path):
     policy, critic = untrained(tmp_path, TASK)
     net = distilled(tmp_path, policy, critic)
     shutil.rmtree(tmp_path / "critic")
     (_, arm) = evaluate_run(tmp_path, TASK, "qgf_amortised", weight=0.2, episodes=2, workers=1, lanes=2)
-    assert (arm["critic"], arm["amortised"], arm["mean_q"]) == ("", net.fingerprint, None)
+    assert (arm["critic"], arm["parts"], arm["mean_q"]) == ("", {"amortised": net.fingerprint}, None)
     assert arm["mean_gradient_norm"] > 0
     with pytest.raises(ArtefactError, match="There is no critic at"):
         evaluate_run(tmp_path, TASK, "qgf", episodes=2, workers=1, lanes=2)

@@ -13,7 +13,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from steerflow.amortised import AmortisedGuidance as AmortisedGuidance
     from steerflow.critic import Critic as Critic
     from steerflow.data.check import check_data as check_data
     from steerflow.data.convert import import_data as import_data
@@ -33,9 +32,10 @@ if TYPE_CHECKING:
     from steerflow.learn.config import IQLConfig as IQLConfig
     from steerflow.learn.config import TrainConfig as TrainConfig
     from steerflow.learn.train import train as train
-    from steerflow.load import load_amortised as load_amortised
     from steerflow.load import load_critic as load_critic
+    from steerflow.load import load_part as load_part
     from steerflow.load import load_policy as load_policy
+    from steerflow.part import Part as Part
     from steerflow.policy import Policy as Policy
     from steerflow.report.write import write_report as write_report
     from steerflow.spec import Spec as Spec
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 
 # The same names, for the interpreter; a test keeps the two lists equal.
 _PLACES = {
-    "steerflow.amortised": ("AmortisedGuidance",),
     "steerflow.critic": ("Critic",),
     "steerflow.data.check": ("check_data",),
     "steerflow.data.convert": ("import_data",),
@@ -65,7 +64,8 @@ _PLACES = {
     "steerflow.evaluate.sweep": ("evaluate_run", "sweep"),
     "steerflow.learn.config": ("FlowMatchingConfig", "IQLConfig", "TrainConfig"),
     "steerflow.learn.train": ("train",),
-    "steerflow.load": ("load_amortised", "load_critic", "load_policy"),
+    "steerflow.load": ("load_critic", "load_part", "load_policy"),
+    "steerflow.part": ("Part",),
     "steerflow.policy": ("Policy",),
     "steerflow.report.write": ("write_report",),
     "steerflow.spec": ("Spec",),

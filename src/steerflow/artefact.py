@@ -104,21 +104,21 @@ def write_artefact(folder: Path, kind: str, tensors: Mapping[str, np.ndarray], m
     shutil.rmtree(previous, ignore_errors=True)
 
 
-def read_artefact(folder: Path, kind: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Tensors and meta data of the artefact at ``folder``; raises ArtefactError if missing, damaged or of another kind."""
-    folder = Path(folder)
+def read_artefact(folder: Path, *kinds: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Tensors and meta data of the artefact at ``folder``; raises ArtefactError if missing, damaged or of none of ``kinds``."""
+    folder, wanted = Path(folder), " or ".join(kinds)
     previous = folder.with_name(f".{folder.name}.previous")
     if not folder.exists() and previous.exists():
         folder = previous
     if not (folder / META).exists():
-        raise ArtefactError(f"There is no {kind} at {folder}. Train one first: steerflow train {kind} --help")
+        raise ArtefactError(f"There is no {wanted} at {folder}. Train one first: steerflow train {kinds[0]} --help")
     meta = read_json(folder / META)
     if meta.get("format") != FORMAT or "kind" not in meta or "sha256" not in meta:
         raise ArtefactError(
             f"{folder / META} is not of format {FORMAT} (found {meta.get('format')!r}); another program or version made it."
         )
-    if meta["kind"] != kind:
-        raise ArtefactError(f"{folder} holds a {meta['kind']}, but a {kind} is needed here.")
+    if meta["kind"] not in kinds:
+        raise ArtefactError(f"{folder} holds: {meta['kind']}. Needed here: {wanted}.")
     try:
         data = (folder / TENSORS).read_bytes()
     except OSError as error:

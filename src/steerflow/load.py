@@ -9,10 +9,10 @@ from steerflow.artefact import META
 from steerflow.errors import SteerflowError, unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
-    from steerflow.amortised import AmortisedGuidance
     from steerflow.critic import Critic
+    from steerflow.part import Part
     from steerflow.policy import Policy
     from steerflow.steer.recipe import Recipe
 
@@ -38,11 +38,14 @@ def load_critic(place: Path | str, task: str | None = None) -> Critic:
     return Critic.load(_folder(place) or _of_task(_run(place), "critic", task))
 
 
-def load_amortised(place: Path | str, task: str | None = None) -> AmortisedGuidance:
-    """The amortised guidance of a run for ``task``, or the one in a folder of its own; named and refused like a critic."""
-    from steerflow.amortised import AmortisedGuidance
+def load_part(place: Path | str, kind: str, task: str | None = None) -> Part:
+    """The part of a ``kind``, such as "amortised", of a run for ``task``, or the one in a folder of its own; named and refused
+    like a critic."""
+    from steerflow.part import NETWORKS, Part
 
-    return AmortisedGuidance.load(_folder(place) or _of_task(_run(place), "amortised", task))
+    if kind not in NETWORKS:
+        raise unknown("part", kind, NETWORKS)
+    return Part.load(_folder(place) or _of_task(_run(place), kind, task), kind)
 
 
 def load_parts(
@@ -52,15 +55,15 @@ def load_parts(
     *,
     policy: Policy | None = None,
     critic: Critic | None = None,
-    amortised: AmortisedGuidance | None = None,
-) -> tuple[Policy, Critic | None, AmortisedGuidance | None]:
+    parts: Mapping[str, Part] | None = None,
+) -> tuple[Policy, Critic | None, dict[str, Part]]:
     """What the recipes need to act on ``task``: the given artefacts, else the run's own.
 
-    A critic is loaded where a recipe asks it and where there is one, for its values; an amortised guidance only where a
-    recipe asks it. Raises ArtefactError for what is asked and missing.
+    A critic is loaded where a recipe asks it and where there is one, for its values; parts only where a recipe asks them.
+    Raises ArtefactError for what is asked and missing.
     """
-    from steerflow.amortised import AmortisedGuidance
     from steerflow.critic import Critic
+    from steerflow.part import Part
     from steerflow.policy import Policy
 
     policy = policy or Policy.load(run / "policy")
@@ -68,9 +71,9 @@ def load_parts(
     folder = run / "critic" / task
     if critic is None and ("critic" in asked or folder.exists()):
         critic = Critic.load(folder)
-    if amortised is None and "amortised" in asked:
-        amortised = AmortisedGuidance.load(run / "amortised" / task)
-    return policy, critic, amortised
+    given = parts or {}
+    kinds = sorted(asked - {"critic"})
+    return policy, critic, {kind: given.get(kind) or Part.load(run / kind / task, kind) for kind in kinds}
 
 
 def tasks_of(run: Path, kind: str = "critic") -> list[str]:

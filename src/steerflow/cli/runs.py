@@ -47,14 +47,15 @@ def split_names(names: Sequence[str]) -> list[str]:
 
 
 def require_tasks(run: Path, names: Sequence[str], critic: Path | None = None) -> list[str]:
-    """Canonical ids of the named tasks, or of all that the run has critics or amortised guidances of.
+    """Canonical ids of the named tasks, or of all that the run has critics or parts of.
 
     Raises for other tasks, naming those, unless there is another ``critic``.
     """
     from steerflow.envs.tasks import canonical_task
+    from steerflow.learn.config import PARTS
     from steerflow.load import tasks_of
 
-    known = sorted({*tasks_of(run, "critic"), *tasks_of(run, "amortised")})
+    known = sorted({task for kind in ("critic", *PARTS) for task in tasks_of(run, kind)})
     tasks = [canonical_task(name) for name in split_names(names)] or known
     if not tasks:
         raise SteerflowError(f"{run} has no critics, so its tasks are not known. Give one: --task NAME")

@@ -43,10 +43,10 @@ class Sweep:
     workers: int | None = None
     # Environments in a process.
     lanes: int = 4
-    # Use another policy, critic or amortised guidance than the run's: the folder of an artefact.
+    # Use another policy, critic or parts than the run's: folders of artefacts.
     policy: Path | None = None
     critic: Path | None = None
-    amortised: Path | None = None
+    parts: Annotated[tuple[Path, ...], arg(aliases=("--part",))] = ()
     # Changes to all methods.
     changes: OmitArgPrefixes[Changes] = field(default_factory=Changes)
 
@@ -71,8 +71,8 @@ def _sweep(config: Sweep, run: Path, task: str) -> dict[str, Any]:
 
     with Pool(task, config.workers, config.lanes) as pool:
         # After the pool: its workers start while jax does.
-        from steerflow.amortised import AmortisedGuidance
         from steerflow.critic import Critic
+        from steerflow.part import Part
         from steerflow.policy import Policy
         from steerflow.steer.presets import recipe
 
@@ -91,6 +91,6 @@ def _sweep(config: Sweep, run: Path, task: str) -> dict[str, Any]:
             candidates=config.candidates,
             curve=config.curve,
             seed=config.seed,
-            amortised=AmortisedGuidance.load(config.amortised) if config.amortised else None,
+            parts=[Part.load(folder) for folder in config.parts],
             pool=pool,
         )

@@ -1,4 +1,4 @@
-"""``steerflow train {policy,critic,both,amortised}``."""
+"""``steerflow train {policy,critic,both}``, and from these ``steerflow train KIND`` for each kind of part."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from tyro.conf import Suppress, arg
 
 from steerflow.cli.shell import Command, dispatch, keeping, parse
-from steerflow.learn.config import AmortiseConfig, FlowMatchingConfig, IQLConfig, TrainConfig
+from steerflow.learn.config import AmortisedConfig, FlowMatchingConfig, IQLConfig, TrainConfig
 
 _PLACE = "steerflow.cli.train"
 COMMANDS = {
@@ -18,7 +18,8 @@ COMMANDS = {
     "both": Command(f"{_PLACE}:both", "policy and critics on the same batches"),
     "amortised": Command(f"{_PLACE}:amortised", "a small network in place of a trained critic's gradient"),
 }
-_ABOUT = "Train from a data set; the results are RUN/policy and RUN/critic/TASK."
+_ABOUT = """Train from a data set; the results are RUN/policy and RUN/critic/TASK. From these, frozen, parts are learnt for the
+methods that ask them: RUN/KIND/TASK."""
 
 # Stands for the data set's name until it is known.
 _RUN = Path("runs/DATA")
@@ -41,45 +42,49 @@ _Seeds = Annotated[
 
 
 @dataclass(frozen=True)
-class _Policy(TrainConfig):
+class _Plain(TrainConfig):
+    """Without the options of parts."""
+
+    amortised: Suppress[AmortisedConfig] = field(default_factory=AmortisedConfig)
+
+
+@dataclass(frozen=True)
+class _Train(_Plain):
+    """Options of training from data alone."""
+
+    run: _Run = _RUN
+    seeds: _Seeds = (0,)
+    tasks: _Tasks = ()
+
+
+@dataclass(frozen=True)
+class _Policy(_Train):
     """Train a flow policy by behaviour cloning: RUN/policy."""
 
     learn: Suppress[Literal["policy"]] = "policy"
-    run: _Run = _RUN
-    seeds: _Seeds = (0,)
     tasks: Suppress[tuple[str, ...]] = ()
     critic: Suppress[IQLConfig] = field(default_factory=IQLConfig)
-    amortised: Suppress[AmortiseConfig] = field(default_factory=AmortiseConfig)
 
 
 @dataclass(frozen=True)
-class _Critic(TrainConfig):
+class _Critic(_Train):
     """Train a critic for each task, all in one call: RUN/critic/TASK."""
 
     learn: Suppress[Literal["critic"]] = "critic"
-    run: _Run = _RUN
-    seeds: _Seeds = (0,)
-    tasks: _Tasks = ()
     policy: Suppress[FlowMatchingConfig] = field(default_factory=FlowMatchingConfig)
-    amortised: Suppress[AmortiseConfig] = field(default_factory=AmortiseConfig)
 
 
 @dataclass(frozen=True)
-class _Both(TrainConfig):
+class _Both(_Train):
     """Train a flow policy and a critic for each task at once: RUN/policy and RUN/critic/TASK."""
 
     learn: Suppress[Literal["both"]] = "both"
-    run: _Run = _RUN
-    seeds: _Seeds = (0,)
-    tasks: _Tasks = ()
-    amortised: Suppress[AmortiseConfig] = field(default_factory=AmortiseConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Amortised(TrainConfig):
-    """Distil the gradient of a run's critics into small networks: RUN/amortised/TASK, for the method qgf_amortised."""
+class _Part(_Plain):
+    """Options of a part of any kind."""
 
-    learn: Suppress[Literal["amortised"]] = "amortised"
     run: Annotated[Path, arg(help="Run folder with a policy and critics, or its name below ./runs.")]
     data: Annotated[str, arg(help="Data set whose states are used; by default that of the policy.")] = ""
     tasks: Annotated[
@@ -96,6 +101,14 @@ class _Amortised(TrainConfig):
     devices: Suppress[int | Literal["auto"]] = "auto"
     shard: Suppress[Literal["batch", "parameters", "seeds"]] = "batch"
     distributed: Suppress[bool] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Amortised(_Part):
+    """Distil the gradient of a run's critics into small networks: RUN/amortised/TASK, for the method qgf_amortised."""
+
+    learn: Suppress[Literal["amortised"]] = "amortised"
+    amortised: AmortisedConfig = field(default_factory=AmortisedConfig)
 
 
 def train(arguments: list[str]) -> None:

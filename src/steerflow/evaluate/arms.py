@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from steerflow.evaluate.rows import arm_key
+from steerflow.evaluate.rows import arm_key, fingerprints
 
 if TYPE_CHECKING:
-    from steerflow.amortised import AmortisedGuidance
     from steerflow.critic import Critic
+    from steerflow.part import Part
     from steerflow.policy import Policy
     from steerflow.steer.recipe import Recipe
 
@@ -29,7 +29,8 @@ class Arm:
     policy: Policy
     critic: Critic | None
     recipe: Recipe
-    amortised: AmortisedGuidance | None = None
+    # Those that the recipe asks, by kind.
+    parts: Mapping[str, Part] = field(default_factory=dict)
 
     @staticmethod
     def of(
@@ -37,13 +38,13 @@ class Arm:
         policy: Policy,
         critic: Critic | None,
         recipe: Recipe,
-        amortised: AmortisedGuidance | None = None,
+        parts: Mapping[str, Part] | None = None,
     ) -> Arm:
         """An arm whose name tells its strength: ``qgf w=0.1``, ``best_of_n n=16``, ``qgf steps=20 w=0.1``.
 
-        ``amortised`` belongs to it only where the recipe asks it.
+        Of ``parts``, those belong to it that the recipe asks.
         """
-        used = amortised if "amortised" in recipe.asks else None
+        used = {kind: part for kind, part in (parts or {}).items() if kind in recipe.asks}
         name = method + _changes(method, recipe)
         weight = f" w={recipe.to_json()['weight']:g}" if recipe.guided else ""
         candidates = f" n={recipe.candidates}" if recipe.candidates > 1 else ""
@@ -51,13 +52,17 @@ class Arm:
 
     def key(self, task: str, split: str) -> tuple[str, ...]:
         """Identifies the arm in a file of rows."""
-        return arm_key(self.name, self.recipe.to_json(), *self.fingerprints, task, split)
+        return arm_key(self.name, self.recipe.to_json(), self.fingerprints, task, split)
 
     @property
-    def fingerprints(self) -> tuple[str, str, str]:
-        """Of the policy, the critic and the amortised guidance; empty for what it has not."""
-        policy, critic, amortised = (p.fingerprint if p else "" for p in (self.policy, self.critic, self.amortised))
-        return policy, critic, amortised
+    def fingerprints(self) -> tuple[str, ...]:
+        """Of all that it is made of, as an episode's row has them."""
+        return fingerprints(self.policy.fingerprint, self.critic.fingerprint if self.critic else "", self.part_names)
+
+    @property
+    def part_names(self) -> dict[str, str]:
+        """The fingerprints of its parts by kind."""
+        return {kind: part.fingerprint for kind, part in self.parts.items()}
 
 
 class Acts(Protocol):
@@ -118,11 +123,11 @@ class Actors:
 
     @staticmethod
     def _key(arm: Arm) -> tuple:
-        parts = (id(arm.policy), id(arm.critic), id(arm.amortised))
-        return (*parts, json.dumps(arm.recipe.structure().to_json(), sort_keys=True))
+        made_of = (id(arm.policy), id(arm.critic), *(id(part) for part in arm.parts.values()))
+        return (*made_of, json.dumps(arm.recipe.structure().to_json(), sort_keys=True))
 
 
 def _actor(arm: Arm) -> Acts:
     from steerflow.steer.actor import Actor
 
-    return Actor(arm.policy, arm.critic, arm.recipe.structure(), arm.amortised)
+    return Actor(arm.policy, arm.critic, arm.recipe.structure(), arm.parts)

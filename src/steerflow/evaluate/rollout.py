@@ -36,7 +36,6 @@ class _Running:
 
     def row(self, task: str, success: bool | None) -> EpisodeRow:
         arm = self.wanted.arm
-        policy, critic, amortised = arm.fingerprints
         recipe = arm.recipe.to_json()
         means = {name: _finite(float(np.mean(values))) if values else None for name, values in self.info.items()}
         return EpisodeRow(
@@ -53,9 +52,9 @@ class _Running:
             return_=self.total,
             length=self.length,
             q_first=_finite(self.info["q"][0]) if self.info["q"] else None,
-            policy=policy,
-            critic=critic,
-            amortised=amortised,
+            policy=arm.policy.fingerprint,
+            critic=arm.critic.fingerprint if arm.critic else "",
+            parts=arm.part_names,
             **means,
         )
 

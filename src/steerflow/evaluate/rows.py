@@ -8,8 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,8 @@ class EpisodeRow:
     # Fingerprints of the artefacts.
     policy: str
     critic: str
-    # Empty where the recipe asks no amortised guidance.
-    amortised: str = ""
+    # Those of the parts that the recipe asks, by kind.
+    parts: dict[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -73,7 +73,12 @@ class EpisodeRow:
 
     @property
     def arm_key(self) -> tuple[str, ...]:
-        return arm_key(self.arm, self.recipe, self.policy, self.critic, self.amortised, self.task, self.split)
+        return arm_key(self.arm, self.recipe, self.fingerprints, self.task, self.split)
+
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """Of all artefacts that took part."""
+        return fingerprints(self.policy, self.critic, self.parts)
 
     @property
     def order(self) -> tuple:
@@ -81,9 +86,7 @@ class EpisodeRow:
         return (
             self.task,
             self.split,
-            self.policy,
-            self.critic,
-            self.amortised,
+            self.fingerprints,
             self.method,
             self.weight,
             self.key,
@@ -103,11 +106,14 @@ class EpisodeRow:
 _FIELD = {"return": "return_"}
 
 
-def arm_key(
-    arm: str, recipe: dict[str, Any], policy: str, critic: str, amortised: str, task: str, split: str
-) -> tuple[str, ...]:
-    """Identifies an arm on a task's split."""
-    return (arm, json.dumps(recipe, sort_keys=True), policy, critic, amortised, task, split)
+def fingerprints(policy: str, critic: str, parts: Mapping[str, str]) -> tuple[str, ...]:
+    """Names what an arm is made of: the policy, the critic (empty where there is none), and each part with its kind."""
+    return (policy, critic, *(f"{kind} {parts[kind]}" for kind in sorted(parts)))
+
+
+def arm_key(arm: str, recipe: dict[str, Any], made_of: tuple[str, ...], task: str, split: str) -> tuple[str, ...]:
+    """Identifies an arm on a task's split; ``made_of`` are its ``fingerprints``."""
+    return (arm, json.dumps(recipe, sort_keys=True), *made_of, task, split)
 
 
 def read_rows(path: Path) -> list[EpisodeRow]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def arm_summary(rows: Sequence[EpisodeRow]) -> dict[str, Any]:
         "mean_clipped_fraction": _mean([row.clipped_fraction for row in rows if row.clipped_fraction is not None]),
         "policy": first.policy,
         "critic": first.critic,
-        "amortised": first.amortised,
+        "parts": first.parts,
     }
 
 
@@ -174,8 +175,8 @@ def _optimistic(rows: Sequence[EpisodeRow]) -> list[dict[str, Any]]:
 
 
 def _scales(run: Path, rows: Sequence[EpisodeRow]) -> dict[str, float]:
-    made = {(r.task, r.policy, r.critic, r.amortised) for r in rows}
-    probes = [r for r in read_run(run, SCALE) if (r.task, r.policy, r.critic, r.amortised) in made]
+    made = {(r.task, r.fingerprints) for r in rows}
+    probes = [r for r in read_run(run, SCALE) if (r.task, r.fingerprints) in made]
     by_method = _grouped(probes, lambda row: (row.method,))
     return {group[0].method: scale for group in by_method if (scale := natural_scale(group)) is not None}
 
@@ -188,16 +189,18 @@ def natural_scale(rows: Sequence[EpisodeRow]) -> float | None:
 
 
 def _comparable(rows: Sequence[EpisodeRow]) -> list[list[EpisodeRow]]:
-    """Rows by task, policy and critic, each amortised guidance of these with all rows that ask none."""
+    """Rows by task, policy and critic; where these have several parts of a kind, each of them with all rows that ask none."""
     found = []
     for group in _grouped(rows, lambda row: (row.task, row.policy, row.critic)):
-        distilled = sorted({row.amortised for row in group} - {""}) or [""]
-        found += [[row for row in group if row.amortised in ("", one)] for one in distilled]
+        names = {(kind, name) for row in group for kind, name in row.parts.items()}
+        kinds = sorted({kind for kind, _ in names})
+        for one in product(*([pair for pair in sorted(names) if pair[0] == kind] for kind in kinds)):
+            found.append([row for row in group if row.parts.items() <= dict(one).items()])
     return found
 
 
 def _unique(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without repetitions: arms that ask no amortised guidance are compared with those of each."""
+    """Without repetitions: arms that ask no part of a kind are compared with those of each."""
     found: list[dict[str, Any]] = []
     for entry in entries:
         if entry not in found:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +20,8 @@ from steerflow.evaluate.timing import Timing, add_timing
 from steerflow.progress import Bar, bar, console
 
 if TYPE_CHECKING:
-    from steerflow.amortised import AmortisedGuidance
     from steerflow.critic import Critic
+    from steerflow.part import Part
     from steerflow.policy import Policy
     from steerflow.steer.recipe import Recipe
 
@@ -76,7 +76,7 @@ def sweep(
     seed: int = 0,
     workers: int | None = None,
     lanes: int = 4,
-    amortised: AmortisedGuidance | None = None,
+    parts: Iterable[Part] = (),
     pool: Pool | None = None,
     actors: Actors | None = None,
 ) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def sweep(
     maximum over it is.
 
     Killed and run again it continues, and ends with the same rows. ``methods``: presets, or recipes by name. ``policy``,
-    ``critic`` and ``amortised``: artefacts, or None for the run's own where they are asked.
+    ``critic`` and ``parts``: artefacts; the run's own where they are asked and not given.
     """
     run, task = Path(run), canonical_task(task)
     if tune_episodes < 1 or test_episodes < 1 or budget < 1:
@@ -99,17 +99,18 @@ def sweep(
         # First the pool: its workers start while jax does.
         pool = pool or stack.enter_context(Pool(task, workers, lanes))
         from steerflow.load import load_parts
+        from steerflow.part import by_kind
         from steerflow.steer.presets import recipe
 
         recipes = dict(methods) if isinstance(methods, Mapping) else {name: recipe(name) for name in methods}
-        policy, critic, amortised = load_parts(
-            run, task, recipes.values(), policy=policy, critic=critic, amortised=amortised
+        policy, critic, used = load_parts(
+            run, task, recipes.values(), policy=policy, critic=critic, parts=by_kind(parts)
         )
         all_methods = [_Method(name, r) for name, r in ({"bc": recipe("bc")} | recipes).items()]
         tuned = [m for m in all_methods if m.tuned]
 
         def arm(name: str, recipe: Recipe) -> Arm:
-            return Arm.of(name, policy, critic, recipe, amortised)
+            return Arm.of(name, policy, critic, recipe, used)
 
         for method in tuned:
             if method.tuned == "candidates":
@@ -162,7 +163,7 @@ def sweep(
 
         # The file may hold strengths of earlier sweeps too; all that were tuned count, as they do in the summary.
         mine = [a.fingerprints for a in (*fixed, *(arm(m.name, m.recipe) for m in tuned))]
-        known = [r for r in read_rows(path) if r.task == task and (r.policy, r.critic, r.amortised) in mine]
+        known = [r for r in read_rows(path) if r.task == task and r.fingerprints in mine]
         results = {a.name: a for a in fixed}
         for method in tuned:
             points = method.points(known)
@@ -201,9 +202,9 @@ def evaluate_run(
         from steerflow.steer.presets import recipe
 
         chosen = recipe(method, **changes)
-        policy, critic, amortised = load_parts(run, task, [chosen])
+        policy, critic, parts = load_parts(run, task, [chosen])
         plain = recipe("bc", **{k: v for k, v in changes.items() if k in ("solver", "steps", "times", "noise")})
-        arms = [Arm.of(name, policy, critic, one, amortised) for name, one in {"bc": plain, method: chosen}.items()]
+        arms = [Arm.of(name, policy, critic, one, parts) for name, one in {"bc": plain, method: chosen}.items()]
         spent = Timing()
         with episode_bar(f"Evaluating {task}", len(arms) * episodes) as progress:
             rows = evaluate(

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+# The kinds of parts: what is learnt for steering beside policy and critic, from these two.
+PARTS = ("amortised",)
+
 
 @dataclass(frozen=True)
 class FlowMatchingConfig:
@@ -50,7 +53,7 @@ class IQLConfig:
 
 
 @dataclass(frozen=True)
-class AmortiseConfig:
+class AmortisedConfig:
     """Distillation of a critic's gradient into a small network."""
 
     # Hidden layers: a tenth of the default critics' parameters.
@@ -69,10 +72,10 @@ class TrainConfig:
     data: str
     # Run folder; running the same command again continues it.
     run: Path
-    # What is trained: the policy, the critics, or both at once on the same batches; or, from both, amortised guidances.
+    # What is trained: the policy, the critics, or both at once on the same batches; or, from these, parts of one kind.
     learn: Literal["policy", "critic", "both", "amortised"] = "both"
-    # Tasks whose critics are trained, all in one call; rewards come from the store, or OGBench's labels. Those of amortised
-    # guidances need critics in the run folder.
+    # Tasks whose critics are trained, all in one call; rewards come from the store, or OGBench's labels. Those of parts need
+    # critics in the run folder.
     tasks: tuple[str, ...] = ()
     # Actions decided at once and executed open loop.
     chunk: int = 5
@@ -90,8 +93,8 @@ class TrainConfig:
     policy: FlowMatchingConfig = field(default_factory=FlowMatchingConfig)
     # Settings of the critics.
     critic: IQLConfig = field(default_factory=IQLConfig)
-    # Settings of amortised guidances.
-    amortised: AmortiseConfig = field(default_factory=AmortiseConfig)
+    # Settings of the parts, by kind.
+    amortised: AmortisedConfig = field(default_factory=AmortisedConfig)
     # Of the factors in the networks' products while training; sums, parameters and optimisers are float32 in either case.
     # "bfloat16" is faster on GPUs that have it, and rounds: results are no longer those of float32.
     precision: Literal["float32", "bfloat16"] = "float32"

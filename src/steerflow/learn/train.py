@@ -19,7 +19,7 @@ from steerflow.data.store import DataSet, Store
 from steerflow.envs.tasks import canonical_task, tasks_of_data
 from steerflow.errors import DataError, SteerflowError
 from steerflow.learn import results
-from steerflow.learn.config import TrainConfig
+from steerflow.learn.config import PARTS, TrainConfig
 from steerflow.learn.devices import Layout, join
 from steerflow.learn.memory import Memory
 from steerflow.learn.products import products_in
@@ -30,7 +30,7 @@ from steerflow.spec import Normaliser, Spec
 
 _VALIDATION_BATCHES = 16
 # What may change when a run is continued; other devices round differently.
-_FREE = ("updates", "run", "feed", "save_seconds", "devices", "shard", "distributed", "amortised")
+_FREE = ("updates", "run", "feed", "save_seconds", "devices", "shard", "distributed", *PARTS)
 
 
 def train(config: TrainConfig) -> Path:
@@ -40,7 +40,7 @@ def train(config: TrainConfig) -> Path:
     in one process over one copy of the data, and each leaves a run folder as if it had been trained alone. Returns the run
     folder. Raises TrainingError on a loss that is not finite, with the last good checkpoint kept.
     """
-    if config.learn == "amortised":
+    if config.learn in PARTS:
         from steerflow.learn.distil import distil
 
         return distil(config)

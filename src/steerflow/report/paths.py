@@ -67,8 +67,8 @@ def picture_of_paths(name: str, run: Path, row: EpisodeRow) -> Plot:
         pool.start(0, row.seed)
         pool.flush()
         recipe = Recipe.from_json(row.recipe).structure()
-        policy, critic, amortised = load_parts(run, row.task, [recipe])
-        actor = Actor(policy, critic, recipe, amortised)
+        policy, critic, parts = load_parts(run, row.task, [recipe])
+        actor = Actor(policy, critic, recipe, parts)
         observation, decision, moved = _strongest_guidance(pool, actor, row)
     where = f"{row.split} episode {row.episode} of {row.task}, decision {decision + 1} of {len(moved)}"
     where += ", where guidance moves actions most" if len(moved) > 1 else ""

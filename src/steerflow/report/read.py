@@ -170,7 +170,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def _of_one_training(folder: Path, rows: list[EpisodeRow], notes: list[str]) -> list[EpisodeRow]:
-    """The rows of one policy, critic and amortised guidance per task: the run's own if there are any, else those with most."""
+    """The rows of one policy, critic and part of each kind per task: the run's own if there are any, else those with most."""
     kept, left_out = [], 0
     for task in sorted({r.task for r in rows}):
         here = [r for r in rows if r.task == task]
@@ -179,10 +179,11 @@ def _of_one_training(folder: Path, rows: list[EpisodeRow], notes: list[str]) -> 
         policy, critic = own if own in counts else max(sorted(counts), key=lambda pair: (counts[pair], pair[1]))
         # Behaviour cloning that was run without a critic belongs to every critic.
         same = [r for r in here if r.policy == policy and r.critic in (critic, "")]
-        distilled = Counter(r.amortised for r in same if r.amortised)
-        mine = fingerprint(folder / "amortised" / task)
-        amortised = mine if mine in distilled else max(sorted(distilled), key=distilled.__getitem__, default="")
-        same = [r for r in same if r.amortised in (amortised, "")]
+        for kind in sorted({kind for r in same for kind in r.parts}):
+            seen = Counter(r.parts[kind] for r in same if kind in r.parts)
+            mine = fingerprint(folder / kind / task)
+            part = mine if mine in seen else max(sorted(seen), key=seen.__getitem__)
+            same = [r for r in same if r.parts.get(kind, part) == part]
         kept += same
         left_out += len(here) - len(same)
     if left_out:

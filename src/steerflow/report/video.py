@@ -259,9 +259,9 @@ def _main(folder: Path) -> None:
 
     job = json.loads((folder / "job.json").read_text())
     recipes = [Recipe.from_json(episode["recipe"]).structure() for episode in job["episodes"]]
-    policy, critic, amortised = load_parts(Path(job["run"]), job["task"], recipes)
+    policy, critic, parts = load_parts(Path(job["run"]), job["task"], recipes)
     for i, (episode, recipe) in enumerate(zip(job["episodes"], recipes, strict=True)):
-        actor = Actor(policy, critic, recipe, amortised)
+        actor = Actor(policy, critic, recipe, parts)
         take = record_episode(job["task"], actor, episode["weight"], episode["seed"])
         np.savez(folder / f"{i}.npz", frames=take.frames, success=take.success, length=take.length, total=take.total)
 

@@ -10,6 +10,7 @@ from typing import Any
 from steerflow.artefact import META, read_json, write_bytes
 from steerflow.errors import SteerflowError
 from steerflow.evaluate.rows import EpisodeRow
+from steerflow.learn.config import PARTS
 from steerflow.load import tasks_of
 from steerflow.report import words
 from steerflow.report.compare import Difference, Family, difference, differences, families, leading
@@ -217,9 +218,10 @@ def _details(run: Run, notes: list[str]) -> list[tuple[str, list[tuple[str, str]
 
     folders = {"Policy": run.folder / "policy"} if (run.folder / "policy").is_dir() else {}
     folders |= {f"Critic of {task}": run.folder / "critic" / task for task in tasks_of(run.folder, "critic")}
-    folders |= {
-        f"Amortised guidance of {task}": run.folder / "amortised" / task for task in tasks_of(run.folder, "amortised")
-    }
+    for kind in PARTS:
+        folders |= {
+            f"{kind.capitalize()} part of {task}": run.folder / kind / task for task in tasks_of(run.folder, kind)
+        }
     networks = []
     for title, folder in folders.items():
         try:
@@ -245,13 +247,14 @@ class _Missing(Exception):
 def _require_artefacts(run: Run, rows: Sequence[EpisodeRow]) -> None:
     """The run's own artefacts, and no others, made the rows."""
     task = rows[0].task
-    folders = {"policy": run.folder / "policy", "critic": run.folder / "critic" / task}
-    if any(r.amortised for r in rows):
-        folders["amortised"] = run.folder / "amortised" / task
-    for kind, folder in folders.items():
+    evaluated = {"policy": {r.policy for r in rows}, "critic": {r.critic for r in rows}}
+    for kind in sorted({kind for r in rows for kind in r.parts}):
+        evaluated[kind] = {r.parts[kind] for r in rows if kind in r.parts}
+    for kind, names in evaluated.items():
+        folder = run.folder / kind / task if kind != "policy" else run.folder / kind
         if not fingerprint(folder):
             raise _Missing(f"the run folder holds no {kind} ({folder.relative_to(run.folder)}).")
-        if {getattr(r, kind) for r in rows} - {fingerprint(folder), ""}:
+        if names - {fingerprint(folder), ""}:
             raise _Missing(f"the {kind} in the run folder is not the one that was evaluated.")
 
 

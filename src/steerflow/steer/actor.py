@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -10,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from steerflow.amortised import AmortisedGuidance
 from steerflow.compiled import keep_compiled
 from steerflow.critic import Critic
 from steerflow.errors import DataError, MismatchError
+from steerflow.part import Part, by_kind
 from steerflow.policy import Policy
 from steerflow.spec import Spec
 from steerflow.steer.acting import ActingCritics, acting_form
+from steerflow.steer.aggregate import AGGREGATES
 from steerflow.steer.models import Models
 from steerflow.steer.presets import recipe as recipe_of
 from steerflow.steer.recipe import Recipe
@@ -33,7 +35,7 @@ class Actor:
     """
 
     def __init__(
-        self, policy: Policy, critic: Critic | None, recipe: Recipe, amortised: AmortisedGuidance | None = None
+        self, policy: Policy, critic: Critic | None, recipe: Recipe, parts: Mapping[str, Part] = MappingProxyType({})
     ) -> None:
         if "critic" in recipe.asks and critic is None:
             raise MismatchError(
@@ -41,22 +43,16 @@ class Actor:
             )
         if critic is not None:
             policy.spec.require_same(critic.spec, "policy", "critic")
-        if "amortised" not in recipe.asks:
-            amortised = None
-        elif amortised is None:
-            raise MismatchError(
-                "This recipe asks an amortised guidance, but none was given. Train one: steerflow train amortised --run RUN. "
-                "Then: steer(policy, critic, method, amortised=steerflow.load_amortised(RUN))."
-            )
-        else:
-            amortised.require_fits(policy, critic, recipe.to_json()["aggregate"])
+        used = {kind: parts[kind] for kind in _parts_asked(recipe, parts)}
+        for part in used.values():
+            part.require_fits(policy, critic, AGGREGATES.write(recipe.aggregate))
         keep_compiled()
         self.spec: Spec = policy.spec
         self.recipe = recipe
-        self._networks = (policy, critic, amortised)
+        self._policy, self._critic, self._parts = policy, critic, used
         critics = ActingCritics.of(critic.network.critics) if critic is not None else None
-        gradient = acting_form(amortised.network) if amortised is not None else None
-        self._parameters = jax.device_put((acting_form(policy.network), critics, gradient))
+        networks = {kind: acting_form(part.network) for kind, part in used.items()}
+        self._parameters = jax.device_put((acting_form(policy.network), critics, networks))
         self._act = jax.jit(self._trace_act)
         self._act_rows = jax.jit(self._trace_rows)
         self._sample_path = jax.jit(self._trace_path)
@@ -112,27 +108,29 @@ class Actor:
 
     @property
     def calls(self) -> dict[str, int]:
-        """How often each network is asked for one action: velocity, q_gradient, q, amortised (a gradient is counted once)."""
-        counts = {"velocity": 0, "q_gradient": 0, "q": 0, "amortised": 0}
+        """How often each network is asked for one action: velocity, q_gradient, q, and the parts that the recipe asks, by kind
+        (a gradient is counted once)."""
+        counts = dict.fromkeys(("velocity", "q_gradient", "q", *self._parts), 0)
 
         class Counting(Models):
             def q_gradient(self, observations, a):
                 counts["q_gradient"] += 1
                 return jnp.zeros_like(a)
 
-        def velocity(observations, a, t):
-            counts["velocity"] += 1
-            return jnp.zeros_like(a)
+        def counted(name: str, function: Callable[..., Array]) -> Callable[..., Array]:
+            def call(*inputs):
+                counts[name] += 1
+                result = jax.eval_shape(function, *inputs)
+                return jnp.zeros(result.shape, result.dtype)
 
-        def q(observations, a):
-            counts["q"] += 1
-            return jnp.zeros(a.shape[:1])
+            return call
 
-        def amortised(observations, a):
-            counts["amortised"] += 1
-            return jnp.zeros_like(a)
-
-        counting = Counting(velocity, q if self._networks[1] is not None else None, amortised)
+        models = self._models(self._parameters)
+        counting = Counting(
+            counted("velocity", models.velocity),
+            counted("q", models.q) if models.q is not None else None,
+            {kind: counted(kind, function) for kind, function in models.parts.items()},
+        )
         keys, observations = jax.random.split(jax.random.key(0), 1), jnp.zeros((1, self.spec.observation_dim))
         # Step by step, so that what is skipped is not counted.
         with jax.disable_jit():
@@ -140,17 +138,21 @@ class Actor:
         return {name: count * self.recipe.candidates for name, count in counts.items()}
 
     def _models(self, parameters: Any) -> Models:
-        policy, critic, amortised = self._networks
-        velocity, critics, gradient = parameters
+        policy, critic = self._policy, self._critic
+        velocity, critics, networks = parameters
 
         def q(observations, a):
             assert critic is not None
             return self.recipe.aggregate(critics(critic.normaliser(observations), a))
 
+        def of_part(kind: str) -> Callable[..., Array]:
+            sees, network = self._parts[kind].normaliser, networks[kind]
+            return lambda observations, *inputs: network(sees(observations), *inputs)
+
         return Models(
             velocity=lambda observations, a, t: velocity(policy.normaliser(observations), a, t),
             q=q if critic is not None else None,
-            amortised=(lambda observations, a: gradient(amortised.normaliser(observations), a)) if amortised else None,
+            parts={kind: of_part(kind) for kind in self._parts},
         )
 
     def _trace_act(self, parameters, key, observations, weights):
@@ -199,6 +201,18 @@ class Actor:
         return batch
 
 
+def _parts_asked(recipe: Recipe, given: Mapping[str, Any]) -> list[str]:
+    """The kinds of parts that the recipe asks; raises MismatchError for one that was not given."""
+    asked = sorted(recipe.asks - {"critic"})
+    for kind in asked:
+        if kind not in given:
+            raise MismatchError(
+                f"This recipe asks the part {kind!r}, but it was not given. Train it: steerflow train {kind} --run RUN. "
+                f"Then: steer(policy, critic, method, parts=[steerflow.load_part(RUN, {kind!r})])."
+            )
+    return asked
+
+
 def _fold(seeds, decisions):
     return jax.vmap(lambda seed, decision: jax.random.fold_in(jax.random.key(seed), decision))(seeds, decisions)
 
@@ -213,16 +227,16 @@ def steer(
     critic: Critic | None,
     method: str | Recipe = "qgf",
     *,
-    amortised: AmortisedGuidance | None = None,
+    parts: Iterable[Part] = (),
     **changes: Any,
 ) -> Actor:
     """Steer a frozen policy: ``act = steer(policy, critic, "qgf", weight=0.1)``, then ``actions, info = act(key, obs)``.
 
-    method: a preset ("bc", "qgf", "qfql", "best_of_n", ...) or a Recipe; changes: fields of the recipe. amortised: for recipes
-    that ask it, such as "qgf_amortised", which needs no critic. Raises MismatchError when the parts do not fit together,
-    UnknownNameError for unknown names.
+    method: a preset ("bc", "qgf", "qfql", "best_of_n", ...) or a Recipe; changes: fields of the recipe. parts: for recipes that
+    ask them, such as "qgf_amortised", which then needs no critic: ``parts=[steerflow.load_part(RUN, "amortised")]``. Raises
+    MismatchError for what is missing or does not fit together, UnknownNameError for unknown names.
     """
-    return Actor(policy, critic, recipe_of(method, **changes), amortised)
+    return Actor(policy, critic, recipe_of(method, **changes), by_kind(parts))
 
 
 def steer_functions(
@@ -231,26 +245,25 @@ def steer_functions(
     method: str | Recipe = "qgf",
     *,
     flat: int,
-    amortised: Callable[[Array, Array], Array] | None = None,
+    parts: Mapping[str, Callable[..., Array]] = MappingProxyType({}),
     **changes: Any,
 ) -> Callable[[Key[Array, ""], Float[Array, "batch obs"]], Sampled]:
     """Steer any velocity field with any critic, given as plain functions of jax arrays; no artefact needed.
 
     velocity(observations, a, t) -> (batch, flat) with t: 0 = noise, 1 = action; q(observations, a) -> (batch,), or
-    (ensemble, batch), which the recipe's ``aggregate`` combines; amortised(observations, a) -> (batch, flat) predicts its
-    gradient, for recipes that ask it. Returns a compiled ``act(key, observations) -> Sampled``.
+    (ensemble, batch), which the recipe's ``aggregate`` combines; parts: functions by kind for recipes that ask them, such as
+    {"amortised": f} with f(observations, a) -> (batch, flat). Returns a compiled ``act(key, observations) -> Sampled``.
     """
     chosen = recipe_of(method, **changes)
     if "critic" in chosen.asks and q is None:
         raise MismatchError("This recipe asks a critic, but q is None.")
-    if "amortised" in chosen.asks and amortised is None:
-        raise MismatchError("This recipe asks an amortised guidance, but amortised is None.")
+    _parts_asked(chosen, parts)
 
     def combined(observations, a):
         values = q(observations, a)  # type: ignore[misc]
         return chosen.aggregate(values) if values.ndim == 2 else values
 
-    models = Models(velocity, combined if q is not None else None, amortised)
+    models = Models(velocity, combined if q is not None else None, parts)
 
     @jax.jit
     def act(key, observations):

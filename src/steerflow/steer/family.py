@@ -81,5 +81,5 @@ class Family(Mapping[str, type[Member]], Generic[Member]):
 
 
 def asks_of(member: Any) -> tuple[str, ...]:
-    """What a member needs beside the policy, as its attribute ``asks`` says: "critic", "amortised"; without it, a critic."""
+    """What a member needs beside the policy, as its ``asks`` says: "critic", kinds of parts; without it, a critic."""
     return getattr(member, "asks", ("critic",))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -17,13 +18,13 @@ class Models(NamedTuple):
     """``velocity(observations, a, t)`` -> (batch, flat) and ``q(observations, a)`` -> (batch,), rows independent.
 
     Chunks ``a`` (batch, flat) are scaled to [-1, 1] and flattened; flow time t is a scalar, 0 = noise, 1 = action.
-    ``q`` may be None where a recipe asks no critic. ``amortised(observations, a)`` -> (batch, flat), a prediction of
-    ``q_gradient``, is None where there is none.
+    ``q`` may be None where a recipe asks no critic. ``parts`` are functions by kind, those that the recipe asks; what each
+    takes beside observations is said where its network is (learn/part_networks.py).
     """
 
     velocity: VelocityFn
     q: QFn | None
-    amortised: QFn | None = None
+    parts: Mapping[str, Callable[..., Array]] = MappingProxyType({})
 
     def q_gradient(
         self, observations: Float[Array, "batch obs"], a: Float[Array, "batch flat"]

@@ -87,7 +87,7 @@ class Recipe:
 
     @property
     def asks(self) -> frozenset[str]:
-        """What the action depends on beside the policy: "critic", "amortised"."""
+        """What the action depends on beside the policy: "critic", and kinds of parts."""
         return frozenset(name for part in (self.guidance, self.refine, self.select) for name in asks_of(part))
 
     def replace(self, **changes: Any) -> Recipe:

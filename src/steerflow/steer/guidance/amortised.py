@@ -19,6 +19,4 @@ class Amortised:
     asks: ClassVar[tuple[str, ...]] = ("amortised",)
 
     def __call__(self, models: Models, observations, a, t, v) -> Float[Array, "batch flat"]:
-        if models.amortised is None:
-            raise ValueError("This recipe needs an amortised gradient.")
-        return models.amortised(observations, models.one_step_estimate(a, t, v))
+        return models.parts["amortised"](observations, models.one_step_estimate(a, t, v))

@@ -11,7 +11,7 @@ class Guidance(Protocol):
     """A member of the family. ``t`` is a scalar, 0 = noise, 1 = action; ``v`` is the velocity at (a, t).
 
     The guidance of a row must depend on that row only. An attribute ``asks`` names what is needed beside the policy, "critic"
-    for ``models.q``, "amortised" for ``models.amortised``; without it, a critic is.
+    for ``models.q`` or the kind of a part for ``models.parts[kind]``; without it, a critic is.
     """
 
     def __call__(
