@@ -55,9 +55,9 @@ def arm(method: str, **changes: Any) -> Arm:
     return Arm.of(method, POLICY, CRITIC, recipe(method, **changes))
 
 
-def untrained(run: Path, task: str, spec: Spec = POLICY.spec) -> tuple[Policy, Critic]:
+def untrained(run: Path, task: str, spec: Spec = POLICY.spec, seed: int = 0) -> tuple[Policy, Critic]:
     """A small policy and critic with random weights, saved in a run folder and loaded again."""
-    key, hidden, normaliser = jax.random.key(0), (16, 16), Normaliser.identity(spec.observation_dim)
+    key, hidden, normaliser = jax.random.key(seed), (16, 16), Normaliser.identity(spec.observation_dim)
     velocity = Velocity(key, spec.observation_dim, spec.flat_dim, hidden, 100.0)
     networks = CriticNetworks(
         Critics(key, spec.observation_dim, spec.flat_dim, hidden, 2), Value(key, spec.observation_dim, hidden)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from steerflow.cli import analyse as analyse_commands
 from steerflow.cli import data as data_commands
 from steerflow.cli import doctor as doctor_command
 from steerflow.cli import main, shell
@@ -22,13 +23,13 @@ from steerflow.data.store import StoreWriter
 from steerflow.errors import BusyError, SteerflowError
 
 HEAVY = ("jax", "numpy", "mujoco", "gymnasium", "matplotlib", "scipy", "equinox", "ogbench")
-TABLES = {"": main.COMMANDS, "data": data_commands.COMMANDS, "train": train_commands.COMMANDS}
-COMMANDS = [
-    [*group.split(), name]
-    for group, table in TABLES.items()
-    for name in table
-    if group or name not in ("data", "train")
-]
+TABLES = {
+    "": main.COMMANDS,
+    "analyse": analyse_commands.COMMANDS,
+    "data": data_commands.COMMANDS,
+    "train": train_commands.COMMANDS,
+}
+COMMANDS = [[*group.split(), name] for group, table in TABLES.items() for name in table if group or name not in TABLES]
 
 
 def steerflow(*arguments, cwd=None, **environment) -> subprocess.CompletedProcess:
@@ -52,7 +53,7 @@ def tiny_data(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("command", [[], ["data"], ["train"], *COMMANDS], ids=" ".join)
+@pytest.mark.parametrize("command", [*(group.split() for group in TABLES), *COMMANDS], ids=" ".join)
 def test_help_loads_nothing_heavy(command):
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "steerflow", *command, "--help"],

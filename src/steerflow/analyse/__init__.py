@@ -1,0 +1,1 @@
+"""Why steering works, or does not: the QGF paper's mechanism figures, each as data and a plot (``steerflow analyse``)."""

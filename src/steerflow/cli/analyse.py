@@ -1,0 +1,305 @@
+"""``steerflow analyse WHAT RUN``."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from steerflow.analyse.about import FIGURES
+from steerflow.cli.runs import RunName, split_names
+from steerflow.cli.shell import Command, dispatch, keeping, parse
+from steerflow.errors import SteerflowError
+
+if TYPE_CHECKING:
+    from steerflow.analyse.draw import Panel
+    from steerflow.data.store import DataSet
+
+COMMANDS = {what: Command(f"steerflow.cli.analyse:{what}", about.summary) for what, about in FIGURES.items()}
+_ABOUT = "Why steering works, or does not: a figure as data and plot, RUN/analysis/WHAT.json and WHAT.png."
+
+_Tasks = Annotated[tuple[str, ...], arg(aliases=("--task",))]
+_Methods = Annotated[tuple[str, ...], arg(aliases=("--method",))]
+_Runs = Annotated[Positional[tuple[str, ...]], arg(metavar="RUN RUN ...")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Figure:
+    # Tasks, a row of the plot each; by default all that the run has critics of.
+    tasks: _Tasks = ()
+    # Seed of the episodes and of what is drawn from the data.
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OfData(_Figure):
+    # Run folder, or its name below ./runs.
+    run: RunName
+    # Data set; by default that of the policy.
+    data: str = ""
+    # Held-out states of the data.
+    states: int = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Evaluated(_Figure):
+    # Test episodes of each point.
+    episodes: int = 50
+    # Tuning episodes on which each weight is tried.
+    tune_episodes: int = 20
+    # Weights to try for each method: a coarse grid first, then around the best.
+    budget: int = 8
+    # The first weights to try; by default multiples of the natural scale |velocity| / |critic's gradient|.
+    grid: tuple[float, ...] = ()
+    # Processes that step environments; by default one for each core.
+    workers: int | None = None
+    # Environments in a process.
+    lanes: int = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OfRun(_Evaluated):
+    # Run folder, or its name below ./runs.
+    run: RunName
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OfRuns(_Evaluated):
+    # Run folders, or their names below ./runs; the figure is written to the first.
+    runs: _Runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Direction(_OfData):
+    __doc__ = FIGURES["direction"].help
+    # Guidances to compare; by default all that ask no more than a critic. Others, such as amortised, by name.
+    guidances: Annotated[tuple[str, ...], arg(aliases=("--guidance",))] = ()
+    # Flow times, of the grid of 10 steps.
+    times: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8)
+    # Standard deviations of the noise on a_t; actions span -1 to 1.
+    scales: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
+    # Noises for each state, flow time and scale.
+    draws: int = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Q(_OfData):
+    __doc__ = FIGURES["q"].help
+    # Methods; by default all that have episode rows: make some with `steerflow sweep RUN --curve`.
+    methods: _Methods = ()
+    # Further weights of guided methods; without episodes their success is not known.
+    weights: tuple[float, ...] = ()
+    # Recorded pairs of state and action among which the nearest neighbour is sought.
+    recorded: int = 20_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weight(_OfRun):
+    __doc__ = FIGURES["weight"].help
+    # Guided methods.
+    methods: _Methods = ("qgf",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidates(_OfRun):
+    __doc__ = FIGURES["candidates"].help
+    # The guided method beside behaviour cloning.
+    method: str = "qgf"
+    # Numbers of candidates.
+    numbers: tuple[int, ...] = (1, 2, 4, 16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flops(Candidates):
+    __doc__ = FIGURES["flops"].help
+    # Other methods, each at its chosen weight.
+    others: tuple[str, ...] = ("fast",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size(_OfRuns):
+    __doc__ = FIGURES["size"].help
+    # Methods beside behaviour cloning.
+    methods: _Methods = ("qgf",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Critic(_OfRuns):
+    __doc__ = FIGURES["critic"].help
+    # How the policies are steered.
+    method: str = "qgf"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps(_OfRun):
+    __doc__ = FIGURES["steps"].help
+    # How the policy is steered.
+    method: str = "qgf"
+    # Solvers: euler, midpoint, heun, rk4.
+    solvers: tuple[str, ...] = ("euler", "heun")
+    # Numbers of steps.
+    numbers: tuple[int, ...] = (2, 5, 10, 20)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule(_OfRun):
+    __doc__ = FIGURES["schedule"].help
+    # How the policy is steered.
+    method: str = "qgf"
+    # Schedules, as a recipe names them.
+    shapes: tuple[str, ...] = (
+        "constant",
+        "ramp",
+        "ramp(first=1.0, last=0.0)",
+        "window(start=0.5)",
+        "window(stop=0.5)",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk(_OfRuns):
+    __doc__ = FIGURES["chunk"].help
+    # Methods beside behaviour cloning.
+    methods: _Methods = ("qgf",)
+
+
+def analyse(arguments: list[str]) -> None:
+    dispatch("steerflow analyse", COMMANDS, arguments, _ABOUT)
+
+
+def direction(arguments: list[str]) -> None:
+    config = parse(Direction, arguments, prog="steerflow analyse direction")
+    from steerflow.analyse.direction import run_direction
+    from steerflow.analyse.panels import direction_panels
+
+    options = {name: getattr(config, name) for name in ("times", "scales", "states", "draws", "seed")}
+    names = split_names(config.guidances)
+    points, made = _of_data(config, lambda run, task, of: run_direction(run, task, of, names, **options))
+    columns = {
+        "guidance": "guidance",
+        "cosine": "cosine",
+        "minus the first": "minus_first",
+        "norm's spread": "norm_spread",
+    }
+    overall = [point for point in points if point["time"] is None and point["scale"] is None]
+    _finish("direction", arguments, config, points, direction_panels(points), made, columns, overall)
+
+
+def q(arguments: list[str]) -> None:
+    config = parse(Q, arguments, prog="steerflow analyse q")
+    from steerflow.analyse.panels import value_panels
+    from steerflow.analyse.values import run_values
+
+    options = {name: getattr(config, name) for name in ("weights", "states", "recorded", "seed")}
+    names = split_names(config.methods)
+    points, made = _of_data(config, lambda run, task, of: run_values(run, task, of, methods=names, **options))
+    columns = {"arm": "arm", "success": "success", "Q above cloning": "q_gain", "distance": "distance"}
+    _finish("q", arguments, config, points, value_panels(points), made, columns)
+
+
+def weight(arguments: list[str]) -> None:
+    _evaluated("weight", Weight, arguments)
+
+
+def candidates(arguments: list[str]) -> None:
+    _evaluated("candidates", Candidates, arguments)
+
+
+def flops(arguments: list[str]) -> None:
+    _evaluated("flops", Flops, arguments)
+
+
+def size(arguments: list[str]) -> None:
+    _evaluated("size", Size, arguments)
+
+
+def critic(arguments: list[str]) -> None:
+    _evaluated("critic", Critic, arguments)
+
+
+def steps(arguments: list[str]) -> None:
+    _evaluated("steps", Steps, arguments)
+
+
+def schedule(arguments: list[str]) -> None:
+    _evaluated("schedule", Schedule, arguments)
+
+
+def chunk(arguments: list[str]) -> None:
+    _evaluated("chunk", Chunk, arguments)
+
+
+def _of_data(
+    config: _OfData, measured: Callable[[Path, str, DataSet], list[dict[str, Any]]]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The points of all tasks, and the facts of the data."""
+    from steerflow.cli.runs import require_tasks
+    from steerflow.data.store import DataSet
+    from steerflow.run import data_of, find_run
+
+    run = find_run(config.run)
+    data = DataSet.open(config.data or data_of(run))
+    points = [point for task in require_tasks(run, config.tasks) for point in measured(run, task, data)]
+    facts = {"name": data.name, "fingerprint": data.train.fingerprint, "transitions": data.train.transitions}
+    return points, {"data": facts}
+
+
+def _evaluated(what: str, kind: type[_Evaluated], arguments: list[str]) -> None:
+    """A figure of evaluations: what its config has beyond the common settings are arguments of the figure."""
+    config = parse(kind, arguments, prog=f"steerflow analyse {what}")
+    from steerflow.cli.runs import require_tasks
+    from steerflow.envs.pool import Pool
+
+    runs, points = _runs(what, config), []
+    keeping(f"Finished episodes are in {runs[0] / 'evaluations'}.")
+    shared = {f.name for base in (_OfRun, _OfRuns) for f in fields(base)}
+    options = {name: value for name, value in vars(config).items() if name not in shared}
+    options |= {name: split_names(options[name]) for name in ("methods", "others", "solvers") if name in options}
+    for task in require_tasks(runs[0], config.tasks):
+        with Pool(task, config.workers, config.lanes) as pool:
+            # After the pool: its workers start while jax does.
+            from steerflow.analyse import figures
+            from steerflow.analyse.measure import Lab
+
+            settings = {name: getattr(config, name) for name in ("episodes", "tune_episodes", "budget", "grid", "seed")}
+            points += getattr(figures, what)(Lab(task, pool, **settings), runs, **options)
+    from steerflow.analyse.figures import AXES
+    from steerflow.analyse.panels import success_panels
+
+    columns = {"line": "line", "arm": "arm", "success": "success", "episodes": "episodes", "return": "mean_return"}
+    _finish(what, arguments, config, points, success_panels(points, AXES[what]), {}, columns)
+
+
+def _runs(what: str, config: Any) -> list[Path]:
+    from steerflow.run import find_run
+
+    names = config.runs if isinstance(config, _OfRuns) else (config.run,)
+    if isinstance(config, _OfRuns) and len(set(names)) < 2:
+        raise SteerflowError(f"This figure compares runs; give two or more: steerflow analyse {what} RUN RUN")
+    return [find_run(name) for name in names]
+
+
+def _finish(
+    what: str,
+    arguments: Sequence[str],
+    config: _Figure,
+    points: Sequence[Mapping[str, Any]],
+    rows: Sequence[Sequence[Panel]],
+    made: Mapping[str, Any],
+    columns: Mapping[str, str],
+    shown: Sequence[Mapping[str, Any]] | None = None,
+) -> None:
+    """Write the figure, show its points as a table, and print the paths."""
+    from steerflow.analyse.write import write_analysis
+    from steerflow.cli.table import show_points
+
+    (run, *_) = _runs(what, config)
+    command = shlex.join(["steerflow", "analyse", what, *arguments])
+    paths = write_analysis(run, what, points, rows, {"command": command, "settings": asdict(config), **made})
+    show_points(FIGURES[what].title, points if shown is None else shown, columns)
+    for path in paths:
+        print(path)
