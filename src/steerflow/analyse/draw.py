@@ -25,6 +25,7 @@ from steerflow.report.svg import (
     marks,
     new_figure,
 )
+from steerflow.report.words import count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,7 +87,7 @@ def draw(rows: Sequence[Sequence[Panel]], heading: str) -> bytes:
         handles = [_handle(look[name], name) for name in names]
         if any(mean.hollow for row in rows for panel in row for means in panel.lines.values() for mean in means):
             handles.append(_handle(Mark(INK, "o"), "hollow: not test episodes", hollow=True))
-        if len(handles) > 1:
+        if handles:
             figure.legend(handles=handles, loc="outside lower left", ncols=2 * columns, frameon=False, fontsize=10)
         buffer = io.BytesIO()
         # No software and no date, so that equal data give an equal file.
@@ -101,13 +102,15 @@ def _panel(axes: Axes, panel: Panel, look: dict[str, Mark]) -> None:
     middle = (len(panel.lines) - 1) / 2
     aside = {name: 0.0 if panel.scatter else i - middle for i, name in enumerate(panel.lines)}
     numbers = sorted({float(mean.x) for mean in means if not isinstance(mean.x, str)})
-    span = numbers[-1] - numbers[0] if numbers else 1.0
-    ratio = numbers[-1] / numbers[0] if panel.log else 1.0
+    # At least this much, so that marks at one place stand aside of each other too.
+    span = max(numbers[-1] - numbers[0], 0.1) if numbers else 1.0
+    log = panel.log and bool(numbers)
+    ratio = max(numbers[-1] / numbers[0], 2.0) if log else 1.0
 
     def at(name: str, x: float | str) -> float:
         if isinstance(x, str):
             return places.index(x) + 0.11 * aside[name]
-        return x * ratio ** (0.008 * aside[name]) if panel.log else x + 0.008 * span * aside[name]
+        return x * ratio ** (0.008 * aside[name]) if log else x + 0.008 * span * aside[name]
 
     for name, line in panel.lines.items():
         colour, marker = LIGHT[look[name].colour], look[name].marker
@@ -127,10 +130,13 @@ def _panel(axes: Axes, panel: Panel, look: dict[str, Mark]) -> None:
         axes.axhline(level, color=LIGHT[MUTED], linestyle=(0, (1, 2)), linewidth=1.2, zorder=1)
         axes.annotate(name, (1, level), (-2, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
                       ha="right", fontsize=9, color=LIGHT[MUTED])  # fmt: skip
-    if panel.log:
+    if log:
         axes.set_xscale("log")
-        axes.set_xticks(ticks := _apart(numbers, ratio), [f"{x:.3g}" for x in ticks])
+        axes.set_xlim(numbers[0] / ratio**0.06, numbers[-1] * ratio**0.06)
+        axes.set_xticks(ticks := _apart(numbers, ratio), [count(x) if x >= 1000 else f"{x:.3g}" for x in ticks])
         axes.set_xticks([], minor=True)
+    elif numbers and not panel.scatter:
+        axes.set_xticks(numbers, [f"{x:g}" for x in numbers])
     if places:
         axes.set_xticks(range(len(places)), places, rotation=0 if sum(map(len, places)) < 40 else 15)
         axes.set_xlim(-0.6, len(places) - 0.4)
@@ -146,7 +152,7 @@ def _apart(numbers: Sequence[float], ratio: float) -> list[float]:
     """Those of the rising ``numbers`` that have room for their label on a log axis."""
     kept: list[float] = []
     for number in numbers:
-        if not kept or ratio == 1 or number / kept[-1] > ratio**0.1:
+        if not kept or number / kept[-1] > ratio**0.1:
             kept.append(number)
     return kept
 
