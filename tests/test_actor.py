@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from steerflow.critic import Critic, CriticNetworks
+from steerflow.critic import Critic, CriticNetworks, measure_scales
 from steerflow.errors import ArtefactError, DataError, MismatchError, SteerflowError, UnknownNameError
 from steerflow.learn.networks import Critics, Value, Velocity
 from steerflow.learn.part_networks import AmortisedGradient
@@ -222,3 +222,48 @@ def test_every_preset_acts(parts, amortised):
     for name in PRESETS:
         actions, _ = Actor(*parts, recipe(name), {"amortised": amortised})(jax.random.key(0), OBSERVATIONS[:4])
         assert np.isfinite(actions).all()
+
+
+def test_a_chunk_goes_on_from_committed_actions(parts):
+    act, key = steer(*parts, "qgf", weight=0.0), jax.random.key(5)
+    committed = np.tile(np.asarray([[0.2, -1.0], [0.1, 0.5]], np.float32), (37, 1, 1))
+    free, _ = act(key, OBSERVATIONS)
+    continued, _ = act(key, OBSERVATIONS, committed=committed, delay=2)
+    error = lambda chunks: np.abs(chunks[:, :2] - committed).mean()  # noqa: E731
+    assert error(continued) < 0.5 * error(free)
+    single, _ = act(key, OBSERVATIONS[0], committed=committed[0], delay=1)
+    assert single.shape == (3, 2)
+    # Nothing committed: the reference policy as it is.
+    none, _ = act(key, OBSERVATIONS, committed=committed[:, :0])
+    np.testing.assert_allclose(none, free, atol=1e-6)
+    with pytest.raises(MismatchError, match="up to 3 steps"):
+        act(key, OBSERVATIONS, committed=committed[:5])
+    with pytest.raises(MismatchError, match="delay is 3"):
+        act(key, OBSERVATIONS, committed=committed, delay=3)
+    with pytest.raises(DataError, match="not finite"):
+        act(key, OBSERVATIONS, committed=committed * np.nan)
+
+
+def test_a_schedule_without_the_critics_scale_says_how_to_get_it(parts):
+    act = steer(*parts, "qgf", schedule="critic_scale")
+    with pytest.raises(MismatchError, match="steerflow train critic"):
+        act(jax.random.key(0), OBSERVATIONS)
+    policy, critic = parts
+    measured = dataclasses.replace(critic, meta={**critic.meta, "scales": {"gradient": 2.0, "spread": 1.0}})
+    scaled, _ = steer(policy, measured, "qgf", schedule="critic_scale", weight=0.5)(jax.random.key(0), OBSERVATIONS)
+    plain, _ = steer(policy, critic, "qgf", weight=0.25)(jax.random.key(0), OBSERVATIONS)
+    np.testing.assert_allclose(scaled, plain, atol=1e-6)
+
+
+def test_the_critics_scales_by_finite_differences(parts):
+    critic = parts[1].network
+    rng = np.random.default_rng(1)
+    states, chunks = rng.normal(size=(20, 4)), rng.uniform(-1, 1, (20, 6))
+    with jax.enable_x64(True):
+        double = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), critic)
+        q = lambda a: np.asarray(double.critics(jnp.asarray(states), jnp.asarray(a))).mean(axis=0)  # noqa: E731
+        slope = [(q(chunks + e) - q(chunks - e)) / 2e-5 for e in np.eye(6) * 1e-5]
+        spread = np.std(q(chunks) - np.asarray(double.value(jnp.asarray(states))))
+    found = measure_scales(critic, states.astype(np.float32), chunks.astype(np.float32))
+    assert found["gradient"] == pytest.approx(np.sqrt(np.mean(np.square(slope))), rel=1e-4)
+    assert found["spread"] == pytest.approx(spread, rel=1e-4)

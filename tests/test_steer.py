@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+
 import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.linalg import polar
 
 from steerflow.errors import MismatchError, SteerflowError, UnknownNameError
 from steerflow.steer.actor import steer_functions
 from steerflow.steer.aggregate import AGGREGATES, MeanMinusStd, Min
 from steerflow.steer.guidance import GUIDANCES, Noisy, OneStep, Total
 from steerflow.steer.models import Models
+from steerflow.steer.prefix import Prefix, prefix_weights, with_prefix
 from steerflow.steer.presets import PRESETS, recipe
 from steerflow.steer.recipe import Recipe
+from steerflow.steer.refine import REFINES
 from steerflow.steer.sample import sample
 from steerflow.steer.schedule import SCHEDULES
 from steerflow.steer.select import SELECTS
@@ -43,7 +48,15 @@ def keys_of(n, seed=0):
     return jax.random.split(jax.random.key(seed), n)
 
 
-MODELS = Models(gaussian_velocity, quadratic_q(0.2, 1.5), {"amortised": exact_gradient(quadratic_q(0.2, 1.5))})
+def models_of(q, velocity=gaussian_velocity):
+    """All that any member may ask: two critics that differ by a constant, and an amortised gradient without error."""
+    ensemble = lambda observations, a: jnp.stack([q(observations, a), q(observations, a) + 1])  # noqa: E731
+    return Models(
+        velocity, q, {"amortised": exact_gradient(q)}, ensemble=ensemble, scales={"gradient": 0.5, "spread": 2.0}
+    )
+
+
+MODELS = models_of(quadratic_q(0.2, 1.5))
 OBSERVATIONS = jnp.asarray(np.random.default_rng(0).uniform(-0.3, 0.3, (64, 2)), jnp.float32)
 
 
@@ -162,6 +175,213 @@ def test_guidance_equals_finite_differences_in_float64(t):
         np.testing.assert_allclose(total, one_step - 0.5 * noisy, atol=1e-12)
 
 
+def field_of(name, observations, a, t, models):
+    return GUIDANCES.parse(name)(models, observations, a, t, models.velocity(observations, a, t))
+
+
+def numerical(f, a, h=1e-5):
+    """The gradient of ``f`` (batch,) with respect to each row of ``a``, by central differences."""
+    slope = np.zeros(a.shape)
+    for d in range(a.shape[1]):
+        e = np.eye(a.shape[1])[d] * h
+        slope[:, d] = (np.asarray(f(a + e)) - np.asarray(f(a - e))) / (2 * h)
+    return slope
+
+
+@pytest.mark.parametrize("t", [0.0, 0.37, 0.9])
+def test_jacobians_equal_finite_differences_in_float64(t):
+    """Of Q at the one-step estimate and at the end of the whole way, followed here by a loop of its own."""
+
+    def velocity(observations, a, time):
+        return jnp.sin(a[:, ::-1] + 2 * time) * 0.5 + observations
+
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(3)
+        observations, a = (jnp.asarray(rng.uniform(-0.4, 0.4, (5, 2)), jnp.float64) for _ in range(2))
+        models = models_of(rough_q, velocity)
+        time = jnp.asarray(t, jnp.float64)
+        step = lambda x: x + (1 - t) * velocity(observations, x, t)  # noqa: E731
+
+        def end(x):
+            times = [t, *(k / 10 for k in range(11) if k / 10 > t + 1e-12)]
+            for start, stop in itertools.pairwise(times):
+                x = x + (stop - start) * velocity(observations, x, start)
+            return x
+
+        one = numerical(lambda x: rough_q(observations, step(x)), np.asarray(a))
+        whole = numerical(lambda x: rough_q(observations, end(x)), np.asarray(a))
+        at_end = numerical(lambda x: rough_q(observations, x), np.asarray(end(a)))
+        qgf = field_of("one_step", observations, a, time, models)
+        np.testing.assert_allclose(field_of("jacobian", observations, a, time, models), one, atol=1e-8)
+        mixed = field_of("jacobian(share=0.3)", observations, a, time, models)
+        np.testing.assert_allclose(mixed, 0.3 * one + 0.7 * np.asarray(qgf), atol=1e-8)
+        np.testing.assert_allclose(field_of("bptt", observations, a, time, models), whole, atol=1e-8)
+        np.testing.assert_allclose(field_of("chain", observations, a, time, models), at_end, atol=1e-8)
+        # The polar factor, by scipy.
+        matrix = np.stack([numerical(lambda x, d=d: step(x)[:, d], np.asarray(a)) for d in range(2)], axis=1)
+        turned = [polar(m)[0].T @ g for m, g in zip(matrix, np.asarray(qgf), strict=True)]
+        np.testing.assert_allclose(field_of("orthogonal", observations, a, time, models), turned, atol=1e-7)
+
+
+def test_with_one_step_left_bptt_is_the_jacobian_and_the_chain_is_qgf():
+    rng = np.random.default_rng(4)
+    observations, a = (jnp.asarray(rng.uniform(-0.4, 0.4, (5, 2)), jnp.float32) for _ in range(2))
+    t, models = jnp.asarray(0.9), models_of(rough_q)
+    of = lambda name: field_of(name, observations, a, t, models)  # noqa: E731
+    np.testing.assert_allclose(of("chain"), of("one_step"), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(of("bptt"), of("jacobian(through_clip=True)"), rtol=1e-4, atol=1e-6)
+    single = sample(keys_of(64), OBSERVATIONS, MODELS, recipe("qgf_chain", weight=0.5, steps=1), flat=2)
+    qgf = sample(keys_of(64), OBSERVATIONS, MODELS, recipe("qgf", weight=0.5, steps=1), flat=2)
+    np.testing.assert_allclose(single.actions, qgf.actions, atol=1e-6)
+
+
+def test_the_derivative_of_the_clip_is_a_choice():
+    """The first dimension's estimate lies beyond the bound."""
+    observations, a, t = jnp.zeros((1, 2)), jnp.zeros((1, 2)), jnp.asarray(0.5)
+    models = models_of(quadratic_q(0.0, 1.0), lambda o, x, time: jnp.asarray([[5.0, 0.1]]) + x)
+    # J = 1 + (1 - t) in both dimensions; the estimates are 1 (clipped) and 0.05.
+    np.testing.assert_allclose(field_of("jacobian", observations, a, t, models), [[-1.5, -0.075]], rtol=1e-5)
+    masked = field_of("jacobian(through_clip=True)", observations, a, t, models)
+    np.testing.assert_allclose(masked, [[0.0, -0.075]], rtol=1e-5)
+    assert field_of("bptt", observations, a, t, models)[0, 0] == 0
+    assert field_of("bptt(through_clip=False)", observations, a, t, models)[0, 0] < -0.1
+
+
+def test_on_a_straight_flow_all_exact_estimators_agree():
+    """The velocity of a single action c, ``(c - a) / (1 - t)``, leads to it from anywhere in one step or many."""
+    models = models_of(quadratic_q(0.6, 2.0), lambda o, a, t: (0.2 - a) / jnp.maximum(1 - t, 1e-3))
+    observations, a = jnp.zeros((3, 2)), jnp.asarray([[0.1, -0.3], [0.0, 0.5], [0.9, -0.9]])
+    expected = np.full((3, 2), 2.0 * (0.6 - 0.2))
+    for name in ("one_step", "chain", "agreeing"):
+        got = field_of(name, observations, a, jnp.asarray(0.4), models)
+        np.testing.assert_allclose(got, expected, rtol=1e-4)
+    for name in ("jacobian", "bptt", "posterior"):
+        # Wherever the noise is, it leads to the same action: nothing depends on it.
+        np.testing.assert_allclose(field_of(name, observations, a, jnp.asarray(0.4), models), 0, atol=1e-4)
+
+
+# A mixture of two Gaussians in two dimensions, tilted by a quadratic Q: everything is known in closed form.
+_MEANS, _STDS, _SHARES = np.array([[-0.4, 0.3], [0.5, -0.2]]), np.array([0.15, 0.25]), np.array([0.35, 0.65])
+_PEAK, _CURVATURE = np.array([0.1, 0.4]), 3.0
+
+
+def mixture_velocity(means, stds, shares):
+    """``E[a_1 - a_0 | a_t = a]`` of the straight path from N(0, 1) to the mixture."""
+    means, stds, shares = (jnp.asarray(x) for x in (means, stds, shares))
+
+    def velocity(observations, a, t):
+        variance = (1 - t) ** 2 + t**2 * stds**2
+        offset = a[:, None] - t * means[None]
+        logs = jnp.log(shares) - jnp.log(variance) - jnp.sum(offset**2, -1) / (2 * variance)
+        each = means + ((t * stds**2 - (1 - t)) / variance)[:, None] * offset
+        return jnp.sum(jax.nn.softmax(logs)[..., None] * each, axis=1)
+
+    return velocity
+
+
+def tilted_mixture():
+    """(means, stds, shares) of the density proportional to ``p(a) exp(-curvature |a - peak|^2 / 2)``."""
+    precision = 1 / _STDS**2 + _CURVATURE
+    means = (_MEANS / _STDS[:, None] ** 2 + _CURVATURE * _PEAK) / precision[:, None]
+    distance = np.sum((_MEANS - _PEAK) ** 2, -1)
+    shares = _SHARES / (1 + _CURVATURE * _STDS**2) * np.exp(-distance * _CURVATURE / (2 * (1 + _CURVATURE * _STDS**2)))
+    return means, 1 / np.sqrt(precision), shares / shares.sum()
+
+
+@pytest.mark.parametrize("t", [0.2, 0.6, 0.9])
+def test_posterior_samples_converge_to_the_exact_tilted_velocity(t):
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(5)
+        a = jnp.asarray(rng.uniform(-0.5, 0.5, (4, 2)))
+        time = jnp.asarray(t, jnp.float64)
+        q = lambda o, x: -0.5 * _CURVATURE * jnp.sum((x - _PEAK) ** 2, axis=-1)  # noqa: E731
+        velocity = mixture_velocity(_MEANS, _STDS, _SHARES)
+        models = models_of(q, velocity)
+        exact = mixture_velocity(*tilted_mixture())(None, a, time) - velocity(None, a, time)
+        errors = []
+        for samples, steps in ((64, 4), (4000, 24)):
+            g = field_of(f"posterior(samples={samples}, steps={steps})", jnp.zeros((4, 2)), a, time, models)
+            tilt = SCHEDULES.parse("tilt(cap=100)")(models, 1.0, time, None, g)
+            errors.append(float(np.abs(tilt * g - exact).max()))
+    assert errors[1] < 0.5 * errors[0]
+    assert errors[1] < 0.02 * float(np.abs(exact).max()) + 0.01
+
+
+def test_the_inner_flow_draws_from_the_posterior():
+    """One Gaussian: ``a_1 | a_t`` is Gaussian with known mean and variance."""
+    t, std, mean = 0.5, 0.3, 0.2
+    models = models_of(quadratic_q(0.0, 1.0), mixture_velocity([[mean]], [std], [1.0]))
+    a = jnp.full((1, 1), 0.4)
+    drawn = GUIDANCES.parse("posterior(samples=20000, steps=50)").draw(models, jnp.zeros((1, 1)), a, jnp.asarray(t))
+    gain = t * std**2 / ((1 - t) ** 2 + t**2 * std**2)
+    assert float(drawn.mean()) == pytest.approx(mean + gain * (0.4 - t * mean), abs=0.005)
+    assert float(drawn.std()) == pytest.approx(std * np.sqrt(1 - gain * t), rel=0.05)
+
+
+def test_disagreeing_critics_steer_less():
+    pair = np.array([[3.0, 0.0], [0.0, 1.0]])  # gradients of two linear critics
+    ensemble = lambda o, a: jnp.asarray(pair, a.dtype) @ a.T  # noqa: E731
+    models = models_of(rough_q)._replace(ensemble=ensemble)
+    g = field_of("agreeing(power=2.0)", jnp.zeros((1, 2)), jnp.zeros((1, 2)), jnp.asarray(0.5), models)
+    mean = pair.mean(axis=0)
+    agreement = (mean @ mean) / np.mean(np.sum(pair**2, axis=1))
+    np.testing.assert_allclose(g, [agreement**2 * mean], rtol=1e-5)
+    opposed = models._replace(ensemble=lambda o, a: jnp.asarray([[1.0, 2.0], [-1.0, -2.0]], a.dtype) @ a.T)
+    g = field_of("agreeing", jnp.zeros((1, 2)), jnp.zeros((1, 2)), jnp.asarray(0.5), opposed)
+    np.testing.assert_allclose(g, 0, atol=1e-6)
+
+
+def test_gradient_steps_after_the_flow_by_hand():
+    a, q = np.array([[0.3, -0.2], [0.9, 1.5]]), quadratic_q(0.8, 2.0)
+    models, weight = models_of(q), jnp.asarray([0.1, 0.6])
+    expected, reach = np.clip(a, -1, 1), 0
+    for _ in range(3):
+        g = -2.0 * (expected - 0.8)
+        expected, reach = np.clip(expected + np.array([[0.1], [0.6]]) * g, -1, 1), reach + np.linalg.norm(g, axis=-1)
+    got, moved = REFINES.parse("grad_step")(models, jnp.zeros((2, 2)), jnp.asarray(a, jnp.float32), weight)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+    np.testing.assert_allclose(moved, reach, rtol=1e-5)
+    signs, moved = REFINES.parse("grad_step(steps=1, sign=True)")(models, jnp.zeros((2, 2)), jnp.zeros((2, 2)), weight)
+    np.testing.assert_allclose(signs, [[0.1, 0.1], [0.6, 0.6]], atol=1e-6)
+    np.testing.assert_allclose(moved, np.sqrt(2), rtol=1e-6)
+
+
+def test_a_committed_prefix_by_its_formula():
+    """Strength, error and Jacobian in float64 numpy; the weights of the steps as the paper lists them."""
+    np.testing.assert_allclose(prefix_weights(5, 5, 5), 1.0)
+    c = np.array([3, 2, 1, 0]) / 4
+    np.testing.assert_allclose(prefix_weights(6, 5, 2), [1, 1, *(c * np.expm1(c) / (np.e - 1))], atol=1e-12)
+    with jax.enable_x64(True):
+        a, committed = jnp.asarray([[0.3, -0.2]]), jnp.asarray([[0.5, 0.1]])
+        weights, slope = jnp.asarray([1.0, 0.4]), -0.7
+        velocity = lambda o, x, t: slope * x + 0.1  # noqa: E731
+        for t in (0.0, 0.3, 0.8):
+            got = with_prefix(velocity, Prefix(committed, weights))(None, a, jnp.asarray(t))
+            v = slope * np.asarray(a) + 0.1
+            error = np.asarray(weights) * (np.asarray(committed) - (np.asarray(a) + (1 - t) * v))
+            r2 = (1 - t) ** 2 / (t**2 + (1 - t) ** 2)
+            strength = min(5.0, (1 - t) / (t * r2)) if t else 5.0
+            np.testing.assert_allclose(got, v + strength * (1 + (1 - t) * slope) * error, rtol=1e-9)
+
+
+def test_a_chunk_goes_on_from_what_is_committed_and_can_be_guided():
+    committed = jnp.broadcast_to(jnp.asarray([0.25, -0.15]), (64, 2))
+    prefix = Prefix(committed, jnp.asarray([1.0, 0.0]))
+
+    def run(weight, prefix, name="qgf"):
+        chosen = recipe(name, weight=weight, noise="gaussian(scale=0.3)")
+        return np.asarray(sample(keys_of(64), OBSERVATIONS, MODELS, chosen, flat=2, prefix=prefix).actions)
+
+    free, continued, guided = run(0.0, None), run(0.0, prefix), run(1.0, prefix)
+    error = lambda x: np.abs(x[:, 0] - 0.25).mean()  # noqa: E731
+    assert error(continued) < 0.3 * error(free)
+    assert error(guided) < 0.5 * error(free)
+    # The second dimension is not committed: only guidance moves it.
+    np.testing.assert_allclose(continued[:, 1], free[:, 1], atol=1e-6)
+    assert np.abs(guided[:, 1] - 0.2).mean() < np.abs(free[:, 1] - 0.2).mean()
+    np.testing.assert_array_equal(continued, run(0.0, prefix, "qgf_jacobian"))
+
+
 def test_one_step_guidance_does_not_see_the_clip():
     """Dimensions whose estimate is clipped keep the gradient at the clipped point; a Jacobian would zero it."""
     observations, a = jnp.zeros((1, 2)), jnp.asarray([[0.0, 0.0]])
@@ -178,7 +398,7 @@ class TestGuidanceContract:
         guidance = GUIDANCES.parse(name)
         rng = np.random.default_rng(2)
         observations, a = (jnp.asarray(rng.uniform(-1, 1, (6, 2)), jnp.float32)[rows] for _ in range(2))
-        models = Models(gaussian_velocity, rough_q, {"amortised": exact_gradient(rough_q)})
+        models = models_of(rough_q)
         t = jnp.asarray(0.3)
         f = jax.jit(lambda o, x: guidance(models, o, x, t, models.velocity(o, x, t)))
         return f(observations, a)
@@ -192,7 +412,7 @@ class TestGuidanceContract:
 
     def test_finite_at_the_bounds(self, name):
         guidance = GUIDANCES.parse(name)
-        models = Models(gaussian_velocity, rough_q, {"amortised": exact_gradient(rough_q)})
+        models = models_of(rough_q)
         for value in (-1.0, 1.0):
             a = jnp.full((2, 2), value)
             for t in (0.0, 1.0):
@@ -201,7 +421,7 @@ class TestGuidanceContract:
 
     def test_weight_zero_is_plain_sampling_bit_for_bit(self, name):
         plain = sample(keys_of(64), OBSERVATIONS, MODELS, Recipe(), flat=2)
-        for schedule in ("constant", "normalised", "window(start=0.2)", "ramp"):
+        for schedule in SCHEDULES:
             chosen = Recipe(guidance=name, weight=0.0, schedule=schedule)
             got = sample(keys_of(64), OBSERVATIONS, MODELS, chosen, flat=2)
             np.testing.assert_array_equal(got.actions, plain.actions)
@@ -230,7 +450,7 @@ def test_a_recipe_asks_what_its_members_ask():
 
 def test_schedules():
     v, g = jnp.asarray([[3.0, 4.0], [0.0, 1.0]]), jnp.asarray([[0.0, 2.0], [0.0, 0.0]])
-    at = lambda name, t: np.broadcast_to(SCHEDULES.parse(name)(0.5, jnp.asarray(t), v, g), 2)  # noqa: E731
+    at = lambda name, t: np.broadcast_to(SCHEDULES.parse(name)(MODELS, 0.5, jnp.asarray(t), v, g), 2)  # noqa: E731
     np.testing.assert_allclose(at("constant", 0.9), 0.5)
     np.testing.assert_allclose(
         [at("window(start=0.2, stop=0.6)", t)[0] for t in (0.1, 0.2, 0.5, 0.6)], [0, 0.5, 0.5, 0]
@@ -238,14 +458,6 @@ def test_schedules():
     np.testing.assert_allclose([at("ramp(first=1.0, last=0.0)", t)[0] for t in (0.0, 0.5, 1.0)], [0.5, 0.25, 0])
     # |v| / |g| = 2.5 in the first row; the second row's gradient is zero and must not divide.
     np.testing.assert_allclose(at("normalised", 0.3), [0.5 * 2.5, 0.5])
-
-
-def test_normalised_guidance_is_free_of_the_critics_scale():
-    def run(scale):
-        models = Models(gaussian_velocity, lambda o, a: scale * rough_q(o, a))
-        return sample(keys_of(64), OBSERVATIONS, models, recipe("qgf_normalised"), flat=2).actions
-
-    np.testing.assert_allclose(run(1.0), run(1000.0), atol=1e-5)
 
 
 def test_a_weight_may_be_a_function_of_time_or_differ_by_row():
@@ -260,6 +472,49 @@ def test_a_weight_may_be_a_function_of_time_or_differ_by_row():
     mixed = sample(keys_of(64), OBSERVATIONS, MODELS, recipe("qgf"), flat=2, weight=weights)
     alone = sample(keys_of(64), OBSERVATIONS, MODELS, recipe("qgf", weight=float(weights[40])), flat=2)
     np.testing.assert_allclose(mixed.actions[40], alone.actions[40], atol=1e-6)
+
+
+def test_scale_free_schedules_against_their_formulas():
+    v = jnp.asarray([[3.0, 4.0], [0.0, 1.0]])
+    g = jnp.asarray([[0.0, 2.0], [0.0, 0.0]])
+    at = lambda name, t: np.broadcast_to(SCHEDULES.parse(name)(MODELS, 0.5, jnp.asarray(t), v, g), 2)  # noqa: E731
+    np.testing.assert_allclose(at("distance", 0.3), [0.5 * np.sqrt(2) / 2, 0], rtol=1e-6)
+    np.testing.assert_allclose(at("likelihood", 0.5), [0.5 * np.sqrt(2) * np.sqrt(2) / 2, 0], rtol=1e-6)
+    assert np.isfinite(at("likelihood", 0.0)).all()
+    np.testing.assert_allclose(at("critic_scale", 0.3), 0.5 / 0.5)
+    np.testing.assert_allclose(at("spread", 0.3), 0.5 / 2.0)
+    np.testing.assert_allclose([at("tilt", t)[0] for t in (0.25, 0.5, 1.0)], [1.5, 0.5, 0], atol=1e-7)
+    np.testing.assert_allclose([at("tilt(cap=4)", t)[0] for t in (0.0, 0.1)], 2.0, rtol=1e-6)
+    np.testing.assert_allclose(at("tilt(power=0)", 0.3), 0.5)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+class TestScheduleContract:
+    def test_proportional_to_the_weight_and_finite(self, name):
+        schedule, rng = SCHEDULES.parse(name), np.random.default_rng(0)
+        v, g = (jnp.asarray(rng.normal(size=(4, 2)), jnp.float32) for _ in range(2))
+        for t in (0.0, 0.3, 1.0):
+            one, three = (
+                jax.jit(lambda w, t, v, g: schedule(MODELS, w, t, v, g))(w, jnp.asarray(t), v, g) for w in (1.0, 3.0)
+            )
+            assert np.isfinite(one).all()
+            np.testing.assert_allclose(three, 3 * one, rtol=1e-5)
+
+    def test_a_gradient_of_zero_does_not_divide(self, name):
+        v, g = jnp.ones((2, 2)), jnp.zeros((2, 2))
+        assert np.isfinite(SCHEDULES.parse(name)(MODELS, 1.0, jnp.asarray(0.5), v, g)).all()
+
+    def test_one_weight_for_critics_of_any_unit(self, name):
+        """Scale-free schedules, and no others, give the same actions when all rewards are counted in another unit."""
+
+        def run(unit):
+            models = models_of(lambda o, a: unit * rough_q(o, a))
+            models = models._replace(scales={k: unit * x for k, x in models.scales.items()})
+            chosen = Recipe(guidance="one_step", weight=0.3, schedule=name)
+            return sample(keys_of(64), OBSERVATIONS, models, chosen, flat=2).actions
+
+        same = np.abs(np.asarray(run(1.0) - run(1000.0))).max() < 1e-4
+        assert same == (name in ("normalised", "distance", "likelihood", "critic_scale", "spread"))
 
 
 def test_selects():

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 
 from steerflow.learn.networks import Critics, Value
 from steerflow.trained import Trained, load_trained
@@ -31,6 +33,12 @@ class Critic(Trained[CriticNetworks]):
     def task(self) -> str:
         return str(self.meta["task"])
 
+    @property
+    def scales(self) -> dict[str, float]:
+        """Measured on the training data when training ended (``measure_scales``): "gradient" and "spread"; empty in critics of
+        earlier versions."""
+        return dict(self.meta.get("scales", {}))
+
     def q(self, observations, a):
         return self.network.critics(self.normaliser(observations), a)
 
@@ -47,3 +55,18 @@ def _networks(key, observation_dim: int, flat_dim: int, hidden: tuple[int, ...],
     return CriticNetworks(
         Critics(key, observation_dim, flat_dim, hidden, ensemble), Value(key, observation_dim, hidden)
     )
+
+
+def measure_scales(networks: CriticNetworks, observations, actions) -> dict[str, float]:
+    """What makes a weight free of the critic's unit, over data: states as the networks see them, whole chunks (batch, flat).
+
+    "gradient": the root mean square, over states and dimensions, of ``dQ/da (s, a)`` with the mean over critics. "spread": the
+    standard deviation of ``mean_e Q_e(s, a) - V(s)``; the data's actions are samples of the reference policy.
+    """
+    observations, actions = jnp.asarray(observations), jnp.asarray(actions)
+    q = lambda a: jnp.mean(networks.critics(observations, a), axis=0)  # noqa: E731
+    gradient = jax.grad(lambda a: jnp.sum(q(a)))(actions)
+    return {
+        "gradient": float(jnp.sqrt(jnp.mean(gradient**2))),
+        "spread": float(jnp.std(q(actions) - networks.value(observations))),
+    }

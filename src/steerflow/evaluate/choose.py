@@ -105,7 +105,7 @@ def curves(rows: Sequence[EpisodeRow]) -> list[Curve]:
     for arm in arms.values():
         first = arm[0]
         point = _point(arm)
-        if first.recipe["guidance"] != "none":
+        if weighted(first.recipe):
             family = _text({**first.recipe, "weight": 0})
             families.setdefault((first.method, "weight", family), []).append(point)
             continue
@@ -126,18 +126,23 @@ def curves(rows: Sequence[EpisodeRow]) -> list[Curve]:
 
 def unguided(recipe: dict[str, Any]) -> dict[str, Any]:
     """The recipe, as JSON, that a guided one is when its weight is 0."""
-    plain = {**recipe, "guidance": "none", "schedule": "constant", "weight": 0.0}
-    if recipe["candidates"] == 1 and recipe["refine"] == "none":
+    plain = {**recipe, "guidance": "none", "schedule": "constant", "refine": "none", "weight": 0.0}
+    if recipe["candidates"] == 1:
         # Nothing is left that asks a critic: how critics are combined makes no difference.
         plain |= {"select": "first", "aggregate": "min"}
     return plain
+
+
+def weighted(recipe: dict[str, Any]) -> bool:
+    """Whether the weight of a recipe, as JSON, makes a difference."""
+    return recipe["guidance"] != "none" or recipe["refine"] != "none"
 
 
 def _point(rows: Sequence[EpisodeRow]) -> Point:
     first = rows[0]
     known = [row.success for row in rows if row.success is not None]
     return Point(
-        strength=first.weight if first.recipe["guidance"] != "none" else first.candidates,
+        strength=first.weight if weighted(first.recipe) else first.candidates,
         episodes=len(rows),
         successes=sum(known) if len(known) == len(rows) else None,
         mean_return=sum(row.return_ for row in rows) / len(rows),

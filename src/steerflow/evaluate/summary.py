@@ -182,7 +182,7 @@ def _scales(run: Path, rows: Sequence[EpisodeRow]) -> dict[str, float]:
 
 
 def natural_scale(rows: Sequence[EpisodeRow]) -> float | None:
-    """Mean velocity norm over mean gradient norm; None where there is no gradient."""
+    """Mean norm of the velocity over that of what weight 1 adds to it; None where that is nothing."""
     velocity = _mean([row.velocity_norm for row in rows if row.velocity_norm is not None])
     gradient = _mean([row.gradient_norm for row in rows if row.gradient_norm is not None])
     return velocity / gradient if velocity and gradient else None

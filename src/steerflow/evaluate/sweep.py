@@ -42,10 +42,6 @@ class _Method:
         """What is tuned: the weight of a guided method, else the number of candidates, else nothing."""
         return "weight" if self.recipe.guided else "candidates" if self.recipe.candidates > 1 else None
 
-    @property
-    def scale_free(self) -> bool:
-        return self.recipe.to_json()["schedule"].startswith("normalised")
-
     def at(self, strength: float) -> Recipe:
         """The recipe at a weight or number of candidates."""
         if self.tuned == "weight":
@@ -82,8 +78,8 @@ def sweep(
 ) -> dict[str, Any]:
     """Tune every method on the same tuning episodes, report it on the same test episodes; returns ``RUN/summary.json``.
 
-    Guided methods get ``budget`` weights: first ``grid``, by default fixed multiples of the natural scale (the ratio of
-    velocity and gradient norms, measured on a few tuning episodes; 1 for normalised schedules), then weights around the
+    Guided methods get ``budget`` weights: first ``grid``, by default fixed multiples of the natural scale (the ratio of the
+    velocity's norm to that of what weight 1 adds, measured on a few tuning episodes), then weights around the
     best so far. Methods without guidance but with candidates get each of ``candidates`` and the preset's own number, on
     the same episodes. Weight 0, plain behaviour cloning, is always an arm. Reported are behaviour cloning and each
     method's chosen arm; with ``curve`` the other tuned strengths too, which shows the whole curve and how optimistic a
@@ -137,7 +133,7 @@ def sweep(
                 add_timing(run, spent)
                 whole.add(spent)
 
-        unscaled = [m for m in guided if grid is None and not m.scale_free]
+        unscaled = [m for m in guided if grid is None]
         probes = [arm(m.name, m.at(0.0)) for m in unscaled]
         # All that will be needed is compiled from now on, while environments are built and probed.
         shared.prepare([*probes, *fixed, *planned, *(arm(m.name, m.recipe) for m in guided)])

@@ -14,8 +14,9 @@ import jax
 import numpy as np
 
 from steerflow.artefact import read_artefact, write_artefact
-from steerflow.critic import Critic, CriticNetworks
-from steerflow.data.store import DataSet
+from steerflow.critic import Critic, CriticNetworks, measure_scales
+from steerflow.data.index import ChunkIndex, Columns, chunk_rows, pick_windows
+from steerflow.data.store import DataSet, Store
 from steerflow.errors import ArtefactError, TrainingError
 from steerflow.learn.config import TrainConfig
 from steerflow.learn.state import Learner, Trainable, TrainState
@@ -23,9 +24,11 @@ from steerflow.learn.tensors import from_tensors, to_tensors
 from steerflow.policy import Policy
 from steerflow.progress import console
 from steerflow.run import keep_lines
-from steerflow.spec import Normaliser
+from steerflow.spec import Normaliser, Spec
 
 _KEPT_CHECKPOINTS = 2
+# Chunks on which a critic's scales are measured.
+_EXAMPLES = 2048
 
 # Folders by seed, in the order of the states' leading axis.
 Folders = Mapping[int, Path]
@@ -131,6 +134,7 @@ def write_artefacts(
 ) -> None:
     """Write ``policy`` and ``critic/<task>`` of every seed. ``state`` is in numpy."""
     config = learner.config
+    examples = _examples(data.train, learner.spec, normaliser)
     for s, (seed, folder) in enumerate(folders.items()):
         one = jax.tree.map(lambda x, s=s: x[s], state)
         facts = {
@@ -154,7 +158,20 @@ def write_artefacts(
             meta = {
                 **facts,
                 "task": task,
+                "scales": measure_scales(networks, *examples),
                 "network": {"hidden": list(config.critic.hidden), "ensemble": config.critic.ensemble},
                 "config": {"batch": config.batch, **dataclasses.asdict(config.critic)},
             }
             Critic(learner.spec, normaliser, networks, meta).save(folder / "critic" / task)
+
+
+def _examples(store: Store, spec: Spec, normaliser: Normaliser) -> tuple[np.ndarray, np.ndarray]:
+    """(states, whole chunks (batch, flat)) as networks see them, evenly over the data."""
+    index = ChunkIndex.of(store.episode_ends)
+    numbers = np.unique(np.linspace(0, index.count - 1, _EXAMPLES).astype(np.int64))
+    rows, last = chunk_rows(np, numbers, index.first_chunk, index.episode_ends)
+    columns = Columns(store.observations, store.actions, (), ())
+    windows = pick_windows(np, columns, rows, last, chunk=spec.chunk, horizon=spec.chunk)
+    whole = windows.steps >= spec.chunk
+    actions = spec.scale_actions(windows.actions[whole])
+    return normaliser(windows.observations[whole]), actions.reshape(len(actions), -1)

@@ -20,6 +20,7 @@ from steerflow.spec import Spec
 from steerflow.steer.acting import ActingCritics, acting_form
 from steerflow.steer.aggregate import AGGREGATES
 from steerflow.steer.models import Models
+from steerflow.steer.prefix import Prefix, prefix_weights
 from steerflow.steer.presets import recipe as recipe_of
 from steerflow.steer.recipe import Recipe
 from steerflow.steer.sample import Sampled, sample
@@ -58,15 +59,27 @@ class Actor:
         self._sample_path = jax.jit(self._trace_path)
 
     def __call__(
-        self, key: Key[Array, ""], observations: Float[np.ndarray, "*batch obs"], weight: float | None = None
+        self,
+        key: Key[Array, ""],
+        observations: Float[np.ndarray, "*batch obs"],
+        weight: float | None = None,
+        *,
+        committed: np.ndarray | None = None,
+        delay: int = 0,
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Act with the recipe's weight, or another; ``key`` is consumed."""
+        """Act with the recipe's weight, or another; ``key`` is consumed.
+
+        committed: what is left of the running chunk, (steps, action) or (batch, steps, action) in the environment's units, if
+        the new one is computed while it runs; its first ``delay`` actions are executed before the new chunk begins. The new
+        chunk, whose first action stands for the same moment, goes on from it (steer/prefix.py).
+        """
         single = np.ndim(observations) == 1
         batch = self._check(np.asarray(observations, np.float32)[None] if single else observations)
         value = self.recipe.weight if weight is None else weight
         # A weight that is a function is part of the compiled function.
         weights = np.full(len(batch), 0.0 if callable(value) else value, np.float32)
-        actions, info = _numpy(self._act(self._parameters, key, batch, weights))
+        prefix = None if committed is None else self._prefix(committed, delay, len(batch))
+        actions, info = _numpy(self._act(self._parameters, key, batch, weights, prefix))
         return (actions[0], {name: x[0] for name, x in info.items()}) if single else (actions, info)
 
     def rows(
@@ -141,9 +154,9 @@ class Actor:
         policy, critic = self._policy, self._critic
         velocity, critics, networks = parameters
 
-        def q(observations, a):
+        def ensemble(observations, a):
             assert critic is not None
-            return self.recipe.aggregate(critics(critic.normaliser(observations), a))
+            return critics(critic.normaliser(observations), a)
 
         def of_part(kind: str) -> Callable[..., Array]:
             sees, network = self._parts[kind].normaliser, networks[kind]
@@ -151,13 +164,32 @@ class Actor:
 
         return Models(
             velocity=lambda observations, a, t: velocity(policy.normaliser(observations), a, t),
-            q=q if critic is not None else None,
+            q=None if critic is None else lambda observations, a: self.recipe.aggregate(ensemble(observations, a)),
+            ensemble=None if critic is None else ensemble,
+            scales={} if critic is None else critic.scales,
             parts={kind: of_part(kind) for kind in self._parts},
         )
 
-    def _trace_act(self, parameters, key, observations, weights):
+    def _prefix(self, committed: np.ndarray, delay: int, batch: int) -> Prefix:
+        rest = np.asarray(committed, np.float32)
+        rest = rest[None] if rest.ndim == 2 else rest
+        chunk, action = self.spec.chunk, self.spec.action_dim
+        if rest.ndim != 3 or len(rest) != batch or rest.shape[1] > chunk or rest.shape[2] != action:
+            raise MismatchError(
+                f"committed has shape {np.shape(committed)}; for a batch of {batch} it is (batch, up to {chunk} steps, {action})."
+            )
+        if not 0 <= delay <= rest.shape[1]:
+            raise MismatchError(f"delay is {delay}, but {rest.shape[1]} actions are committed; it cannot be more.")
+        if not np.isfinite(rest).all():
+            raise DataError("A committed action is not finite. Give the rest of the chunk that is being executed.")
+        scaled = np.zeros((batch, chunk, action), np.float32)
+        scaled[:, : rest.shape[1]] = self.spec.scale_actions(rest)
+        weights = np.repeat(prefix_weights(chunk, rest.shape[1], delay), action).astype(np.float32)
+        return Prefix(scaled.reshape(batch, -1), weights)  # pyright: ignore[reportArgumentType]
+
+    def _trace_act(self, parameters, key, observations, weights, prefix=None):
         keys = jax.random.split(key, len(observations))
-        return self._finish(self._trace(parameters, keys, observations, weights))
+        return self._finish(self._trace(parameters, keys, observations, weights, prefix=prefix))
 
     def _trace_rows(self, parameters, seeds, decisions, observations, weights):
         keys = _fold(seeds, decisions)
@@ -167,7 +199,7 @@ class Actor:
         keys = _fold(seeds, jnp.zeros_like(seeds))
         return self._trace(parameters, keys, observations, weights, keep_path=True).path
 
-    def _trace(self, parameters, keys, observations, weights, *, keep_path: bool = False) -> Sampled:
+    def _trace(self, parameters, keys, observations, weights, **asked: Any) -> Sampled:
         weight = None if callable(self.recipe.weight) else weights
         return sample(
             keys,
@@ -176,7 +208,7 @@ class Actor:
             self.recipe,
             flat=self.spec.flat_dim,
             weight=weight,
-            keep_path=keep_path,
+            **asked,
         )
 
     def _finish(self, sampled: Sampled) -> tuple[Array, dict[str, Array]]:
@@ -246,24 +278,30 @@ def steer_functions(
     *,
     flat: int,
     parts: Mapping[str, Callable[..., Array]] = MappingProxyType({}),
+    scales: Mapping[str, float] = MappingProxyType({}),
     **changes: Any,
 ) -> Callable[[Key[Array, ""], Float[Array, "batch obs"]], Sampled]:
     """Steer any velocity field with any critic, given as plain functions of jax arrays; no artefact needed.
 
     velocity(observations, a, t) -> (batch, flat) with t: 0 = noise, 1 = action; q(observations, a) -> (batch,), or
     (ensemble, batch), which the recipe's ``aggregate`` combines; parts: functions by kind for recipes that ask them, such as
-    {"amortised": f} with f(observations, a) -> (batch, flat). Returns a compiled ``act(key, observations) -> Sampled``.
+    {"amortised": f} with f(observations, a) -> (batch, flat); scales: of the critic, for schedules that ask them
+    (``critic.measure_scales``). Returns a compiled ``act(key, observations) -> Sampled``.
     """
     chosen = recipe_of(method, **changes)
     if "critic" in chosen.asks and q is None:
         raise MismatchError("This recipe asks a critic, but q is None.")
     _parts_asked(chosen, parts)
 
-    def combined(observations, a):
-        values = q(observations, a)  # type: ignore[misc]
-        return chosen.aggregate(values) if values.ndim == 2 else values
+    def ensemble(observations, a):
+        return jnp.atleast_2d(q(observations, a))  # type: ignore[misc]
 
-    models = Models(velocity, combined if q is not None else None, parts)
+    def combined(observations, a):
+        return chosen.aggregate(ensemble(observations, a))
+
+    models = Models(velocity, None, parts, scales=scales)
+    if q is not None:
+        models = models._replace(q=combined, ensemble=ensemble)
 
     @jax.jit
     def act(key, observations):

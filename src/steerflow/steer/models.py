@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from steerflow.errors import MismatchError
+
 VelocityFn = Callable[[Array, Array, Array], Array]
 QFn = Callable[[Array, Array], Array]
 
@@ -20,11 +22,17 @@ class Models(NamedTuple):
     Chunks ``a`` (batch, flat) are scaled to [-1, 1] and flattened; flow time t is a scalar, 0 = noise, 1 = action.
     ``q`` may be None where a recipe asks no critic. ``parts`` are functions by kind, those that the recipe asks; what each
     takes beside observations is said where its network is (learn/part_networks.py).
+
+    ``ensemble(observations, a)`` -> (ensemble, batch) are the critics one by one. ``scales`` are numbers measured when the
+    critic was trained (steerflow.critic). ``times`` are the flow times at which the solver stands; the sampling loop sets them.
     """
 
     velocity: VelocityFn
     q: QFn | None
     parts: Mapping[str, Callable[..., Array]] = MappingProxyType({})
+    ensemble: QFn | None = None
+    scales: Mapping[str, float] = MappingProxyType({})
+    times: tuple[float, ...] = tuple(k / 10 for k in range(11))
 
     def q_gradient(
         self, observations: Float[Array, "batch obs"], a: Float[Array, "batch flat"]
@@ -40,3 +48,27 @@ class Models(NamedTuple):
     ) -> Float[Array, "batch flat"]:
         """The action that one Euler step to t = 1 would give: ``clip(a + (1 - t) v, -1, 1)``."""
         return jnp.clip(a + (1 - t) * v, -1.0, 1.0)
+
+    def endpoint(
+        self, observations: Float[Array, "batch obs"], a: Float[Array, "batch flat"], t: Float[Array, ""]
+    ) -> Float[Array, "batch flat"]:
+        """Where the velocity alone leads from (a, t), in Euler steps over what is left of ``times``; not clipped."""
+        grid = jnp.asarray(self.times, a.dtype)
+
+        def step(x, ends):
+            start, stop = jnp.maximum(ends[0], t), jnp.maximum(ends[1], t)
+            # Steps that lie behind t cost nothing.
+            forward = lambda: x + (stop - start) * self.velocity(observations, x, start)  # noqa: E731
+            return jax.lax.cond(stop > start, forward, lambda: x), None
+
+        return jax.lax.scan(step, a, (grid[:-1], grid[1:]))[0]
+
+    def scale(self, name: str) -> float:
+        """One of ``scales``; raises where the critic has none."""
+        if name not in self.scales:
+            raise MismatchError(
+                f"This schedule needs the critic's {name} scale, which is measured when a critic is trained. Train it again "
+                "with this version: steerflow train critic --help. With plain functions: steer_functions(..., "
+                f"scales={{{name!r}: ...}})."
+            )
+        return self.scales[name]

@@ -14,6 +14,26 @@ PRESETS: dict[str, Recipe] = {
     "qgf": Recipe(guidance="one_step", weight=0.1),
     # Q-Guided Flow for fast decisions: half the steps, the gradient of one critic.
     "fast": Recipe(guidance="one_step", weight=0.1, steps=5, aggregate="first"),
+    # With the derivative of the estimate, in one product; and of the whole way to the action.
+    "qgf_jacobian": Recipe(guidance="jacobian", weight=0.1),
+    "bptt": Recipe(guidance="bptt", weight=0.1),
+    # The critic's gradient at the end of the whole way, its derivative left out.
+    "qgf_chain": Recipe(guidance="chain", weight=0.1),
+    # Ascent on Q after the flow: three steps (PA-RL, QGF's paper), and one (OPEX, arXiv 2406.09329).
+    "grad_step": Recipe(refine="grad_step", weight=0.03),
+    "opex": Recipe(refine="grad_step(steps=1)", weight=0.1),
+    # QPILOTS, arXiv 2606.14801: a step of the velocity's norm times the weight, none at t = 0, pessimistic critics; the gradient
+    # through the estimate (U), or over samples of the actions to which the noise may lead (M).
+    "qpilots_u": Recipe(
+        guidance="jacobian", weight=0.2, schedule="normalised(start=0.01)", aggregate="mean_minus_std(k=0.5)"
+    ),
+    "qpilots_m": Recipe(
+        guidance="posterior", weight=0.2, schedule="normalised(start=0.01)", aggregate="mean_minus_std(k=0.5)"
+    ),
+    # The exact weight of the tilted policy, with samples of the actions to which the noise may lead.
+    "tilted": Recipe(guidance="posterior", weight=0.1, schedule="tilt"),
+    # Q-Guided Flow that steers less where critics disagree.
+    "qgf_agreeing": Recipe(guidance="agreeing", weight=0.1),
     # The critic's gradient at the noisy action.
     "qfql": Recipe(guidance="noisy", weight=0.1),
     # Behaviour cloning, best of 16 by the critic.

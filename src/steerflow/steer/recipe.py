@@ -83,7 +83,8 @@ class Recipe:
 
     @property
     def guided(self) -> bool:
-        return not isinstance(self.guidance, Nothing)
+        """Whether the weight makes a difference: something is added to the velocity, or the flow's end is refined."""
+        return not (isinstance(self.guidance, Nothing) and isinstance(self.refine, Keep))
 
     @property
     def asks(self) -> frozenset[str]:

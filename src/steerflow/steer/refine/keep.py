@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from steerflow.steer.models import Models
@@ -14,5 +15,5 @@ class Keep:
 
     asks: ClassVar[tuple[str, ...]] = ()
 
-    def __call__(self, models: Models, observations, a: Float[Array, "batch flat"]) -> Float[Array, "batch flat"]:
-        return a
+    def __call__(self, models: Models, observations, a: Float[Array, "batch flat"], weight):
+        return a, jnp.zeros_like(a[:, 0])

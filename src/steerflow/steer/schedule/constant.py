@@ -9,5 +9,5 @@ import jax.numpy as jnp
 class Constant:
     """``w(t) = weight``: QGF's schedule. The weight's unit is action per unit of Q."""
 
-    def __call__(self, weight, t, v, g):
+    def __call__(self, models, weight, t, v, g):
         return jnp.asarray(weight, g.dtype)

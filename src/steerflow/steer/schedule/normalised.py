@@ -17,10 +17,10 @@ class Normalised:
     start: float = 0.0
     stop: float = 1.0
 
-    def __call__(self, weight, t, v, g):
+    def __call__(self, models, weight, t, v, g):
         norm = jnp.linalg.norm(g, axis=-1)
         ratio = jnp.linalg.norm(v, axis=-1) / jnp.where(norm > 0, norm, 1.0)
-        return Window(self.start, self.stop)(weight, t, v, g) * ratio
+        return Window(self.start, self.stop)(models, weight, t, v, g) * ratio
 
     def acts(self, t):
         return Window(self.start, self.stop).acts(t)

@@ -12,5 +12,5 @@ class Ramp:
     first: float = 0.0
     last: float = 1.0
 
-    def __call__(self, weight, t, v, g):
+    def __call__(self, models, weight, t, v, g):
         return jnp.asarray(weight, g.dtype) * (self.first + (self.last - self.first) * t)

@@ -15,7 +15,7 @@ class Window:
     start: float = 0.0
     stop: float = 1.0
 
-    def __call__(self, weight, t, v, g):
+    def __call__(self, models, weight, t, v, g):
         return jnp.where(self.acts(t), jnp.asarray(weight, g.dtype), 0.0)
 
     def acts(self, t):

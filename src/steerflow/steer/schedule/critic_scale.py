@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+
+
+@dataclass(frozen=True)
+class CriticScale:
+    """``w(t) = weight / |g|_data``, with the root mean square over the training data of the critic's gradient, per dimension.
+
+    One number for a critic, measured when it was trained: rows with a small gradient are steered less than others, as with a
+    constant weight, but rewards may be counted in any unit.
+    """
+
+    def __call__(self, models, weight, t, v, g):
+        return jnp.asarray(weight, g.dtype) / models.scale("gradient")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """``w(t) = weight / std(Q)``, with the spread of ``Q(s, a) - V(s)`` over the training data, that is over samples of the
+    reference policy.
+
+    The weight's unit is action per deviation of Q among the actions that the policy takes anyway.
+    """
+
+    def __call__(self, models, weight, t, v, g):
+        return jnp.asarray(weight, g.dtype) / models.scale("spread")
