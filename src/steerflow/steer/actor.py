@@ -19,6 +19,7 @@ from steerflow.policy import Policy
 from steerflow.spec import Spec
 from steerflow.steer.acting import ActingCritics, acting_form
 from steerflow.steer.aggregate import AGGREGATES
+from steerflow.steer.cost import count_flops
 from steerflow.steer.models import Models
 from steerflow.steer.prefix import Prefix, prefix_weights
 from steerflow.steer.presets import recipe as recipe_of
@@ -149,6 +150,17 @@ class Actor:
         with jax.disable_jit():
             sample(keys, observations, counting, self.recipe, flat=self.spec.flat_dim, weight=0.0)
         return {name: count * self.recipe.candidates for name, count in counts.items()}
+
+    @property
+    def flops(self) -> float:
+        """Floating point operations for one action, counted from the compiled program (``steerflow.steer.cost``).
+
+        The action alone: what the diagnostics need besides, such as Q of a plain sample, is not counted. Where the minimum of
+        critics is differentiated, all of them count; when acting, only those are that are the minimum of some row.
+        """
+        number, observation = jnp.zeros(1, jnp.uint32), jnp.zeros((1, self.spec.observation_dim))
+        action = lambda *inputs: self._trace_rows(*inputs)[0]  # noqa: E731
+        return count_flops(action, self._parameters, number, number, observation, jnp.zeros(1))
 
     def _models(self, parameters: Any) -> Models:
         policy, critic = self._policy, self._critic
