@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 import subprocess
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from steerflow.artefact import package_versions
-from steerflow.machine import usable_cores
+from steerflow.machine import machine
 
 
 @dataclass(frozen=True)
@@ -116,23 +115,6 @@ class Table:
 
 def _short(x: float) -> float:
     return float(f"{x:.4g}")
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    model = ""
-    if Path("/proc/cpuinfo").exists():
-        lines = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        model = lines[0].partition(":")[2].strip() if lines else ""
-    import jax
-
-    device = jax.devices()[0]
-    return {
-        "processor": f"{platform.machine()} {model}".strip(),
-        "cores": usable_cores(),
-        "device": f"{device.platform} {device.device_kind}",
-        "python": platform.python_version(),
-    }
 
 
 def seconds(run: Callable[[], Any], repeats: int, warm_up: int = 1) -> list[float]:

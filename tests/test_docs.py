@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from steerflow.cli import analyse, data, demo, doctor, evaluate, launch, main, report, sweep, train
+from steerflow.cli import analyse, compare, data, demo, doctor, evaluate, launch, main, report, sweep, train
 from steerflow.data.store import StoreWriter
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +56,7 @@ def test_commands_are_understood(command, monkeypatch):
     if arguments[0] in main.COMMANDS and arguments[1:] in ([], *([name] for name in groups.get(arguments[0], ()))):
         # Named in the running text.
         return
-    for module in (analyse, data, demo, doctor, evaluate, launch, report, sweep, train):
+    for module in (analyse, compare, data, demo, doctor, evaluate, launch, report, sweep, train):
         monkeypatch.setattr(module, "parse", lambda *a, parse=module.parse, **k: fail(parse(*a, **k)))
     with pytest.raises(Read):
         main._steerflow(arguments)

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from steerflow.envs.tasks import known_tasks as known_tasks
     from steerflow.envs.tasks import make_env as make_env
     from steerflow.errors import SteerflowError as SteerflowError
+    from steerflow.evaluate.compare import compare as compare
     from steerflow.evaluate.summary import summarise as summarise
     from steerflow.evaluate.sweep import evaluate_run as evaluate_run
     from steerflow.evaluate.sweep import sweep as sweep
+    from steerflow.evaluate.tune import Effort as Effort
     from steerflow.learn.config import FlowMatchingConfig as FlowMatchingConfig
     from steerflow.learn.config import IQLConfig as IQLConfig
     from steerflow.learn.config import TrainConfig as TrainConfig
@@ -60,8 +62,10 @@ _PLACES = {
     "steerflow.data.store": ("DataSet", "Store", "StoreWriter"),
     "steerflow.envs.tasks": ("known_tasks", "make_env"),
     "steerflow.errors": ("SteerflowError",),
+    "steerflow.evaluate.compare": ("compare",),
     "steerflow.evaluate.summary": ("summarise",),
     "steerflow.evaluate.sweep": ("evaluate_run", "sweep"),
+    "steerflow.evaluate.tune": ("Effort",),
     "steerflow.learn.config": ("FlowMatchingConfig", "IQLConfig", "TrainConfig"),
     "steerflow.learn.train": ("train",),
     "steerflow.load": ("load_critic", "load_part", "load_policy"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 from pathlib import Path
+from typing import Any
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -41,6 +43,21 @@ def free_memory() -> int | None:
         if limit.isdigit() and used.isdigit():
             available = min(available, max(0, int(limit) - int(used)))
     return available
+
+
+def machine() -> dict[str, Any]:
+    """What figures are measured on: the processor, the cores that may be used, and jax's device."""
+    import jax
+
+    lines = [line for line in _read(Path("/proc/cpuinfo")).splitlines() if line.startswith("model name")]
+    model = lines[0].partition(":")[2].strip() if lines else ""
+    device = jax.devices()[0]
+    return {
+        "processor": f"{platform.machine()} {model}".strip(),
+        "cores": usable_cores(),
+        "device": f"{device.platform} {device.device_kind}",
+        "python": platform.python_version(),
+    }
 
 
 def _cgroups(controller: str) -> list[Path]:

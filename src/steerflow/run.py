@@ -128,12 +128,19 @@ def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
 
 def find_run(name: str | Path) -> Path:
     """The run folder ``name``, or ``runs/<name>``; raises with the nearest known names, or those of its seeds."""
+    runs = find_runs(name)
+    if runs[0].parent in (Path(name), Path("runs") / name):
+        raise SteerflowError(f"{runs[0].parent} holds a run for each seed. Name one: {', '.join(map(str, runs))}.")
+    return runs[0]
+
+
+def find_runs(name: str | Path) -> list[Path]:
+    """The run folder ``name``, or ``runs/<name>``, or its seeds where it holds a run for each; raises with the nearest
+    known names."""
     for path in (Path(name), Path("runs") / name):
         if path.is_dir():
             seeds = sorted(config.parent for config in path.glob("seed-*/config.toml"))
-            if seeds and not (path / "config.toml").exists():
-                raise SteerflowError(f"{path} holds a run for each seed. Name one: {', '.join(map(str, seeds))}.")
-            return path
+            return seeds if seeds and not (path / "config.toml").exists() else [path]
     known = [p.name for p in Path("runs").iterdir() if p.is_dir()] if Path("runs").is_dir() else []
     near = difflib.get_close_matches(str(name), known, n=3)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, arg
@@ -38,6 +39,9 @@ class Evaluate:
     workers: int | None = None
     # Environments in a process.
     lanes: int = 4
+    # Use another policy or critic than the run's own: a run, or the folder of an artefact.
+    policy: Path | None = None
+    critic: Path | None = None
     # Changes to the method.
     changes: OmitArgPrefixes[Changes] = field(default_factory=Changes)
 
@@ -46,12 +50,13 @@ def evaluate(arguments: list[str]) -> None:
     config = parse(Evaluate, arguments, prog="steerflow evaluate")
     from steerflow.cli.runs import require_tasks
     from steerflow.evaluate.sweep import evaluate_run
+    from steerflow.load import load_critic, load_policy
     from steerflow.run import find_run
 
     run = find_run(config.run)
     keeping(f"Finished episodes are in {run / 'evaluations'}.")
     chosen = {"weight": config.weight, "candidates": config.candidates, **config.changes.given()}
-    for task in require_tasks(run, config.tasks):
+    for task in require_tasks(run, config.tasks, critic=config.critic):
         evaluate_run(
             run,
             task,
@@ -61,6 +66,8 @@ def evaluate(arguments: list[str]) -> None:
             seed=config.seed,
             workers=config.workers,
             lanes=config.lanes,
+            policy=load_policy(config.policy) if config.policy else None,
+            critic=load_critic(config.critic, task) if config.critic else None,
             **{name: value for name, value in chosen.items() if value is not None},
         )
     print(run / "summary.json")

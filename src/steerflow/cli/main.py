@@ -14,6 +14,9 @@ COMMANDS = {
     "evaluate": Command("steerflow.cli.evaluate:evaluate", "success of one way to steer, with its interval"),
     "sweep": Command("steerflow.cli.sweep:sweep", "choose weights on tuning episodes, compare methods on others"),
     "analyse": Command("steerflow.cli.analyse:analyse", "why steering works: the paper's figures, as data and plots"),
+    "compare": Command(
+        "steerflow.cli.compare:compare", "methods over tasks and seeds with equal effort: one table, one page"
+    ),
     "report": Command("steerflow.cli.report:report", "one HTML page that shows a run"),
     "launch": Command("steerflow.cli.launch:launch", "many of these commands: here, on a Ray cluster, or on SLURM"),
     "doctor": Command("steerflow.cli.doctor:doctor", "what this machine can do, and what to type to mend it"),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
 from steerflow.errors import SteerflowError, unknown
+
+if TYPE_CHECKING:
+    from steerflow.steer.recipe import Recipe
 
 RunName = Annotated[Positional[str], arg(metavar="RUN")]
 
@@ -39,6 +43,46 @@ class Changes:
     def given(self, plain: bool = False) -> dict[str, Any]:
         """The fields that were set; with ``plain`` those of them that behaviour cloning has."""
         return {k: v for k, v in vars(self).items() if v is not None and (not plain or k in _PLAIN)}
+
+
+def read_methods(texts: Sequence[str], changes: Changes) -> dict[str, Recipe]:
+    """Recipes by name, behaviour cloning first: ``qgf``, or ``qgf(aggregate=mean, schedule=window(start=0.5))`` for a preset
+    with changes of its own. Raises with the nearest names for unknown methods and settings."""
+    from steerflow.evaluate.arms import method_name
+    from steerflow.steer.presets import recipe
+
+    found = {"bc": recipe("bc", **changes.given(plain=True))}
+    for one in _split(",".join(texts)):
+        name, _, own = one.partition("(")
+        if own and not own.endswith(")"):
+            raise SteerflowError(
+                f"Could not read the method {one!r}. Write it like a call: qgf(steps=5, aggregate=mean)"
+            )
+        pairs = [pair.partition("=") for pair in _split(own[:-1])]
+        known = changes.given(plain=name == "bc") | {key.strip(): _value(value) for key, _, value in pairs}
+        changed = recipe(name.strip(), **known)
+        found[method_name(name.strip(), changed)] = changed
+    return found
+
+
+def _split(text: str) -> list[str]:
+    """At commas outside of brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([") - (letter in ")]")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _value(text: str) -> Any:
+    """A number where it is one, else the text."""
+    try:
+        return ast.literal_eval(text.strip())
+    except (SyntaxError, ValueError):
+        return text.strip()
 
 
 def split_names(names: Sequence[str]) -> list[str]:

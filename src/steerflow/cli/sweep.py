@@ -21,7 +21,8 @@ class Sweep:
 
     # Run folder, or its name below ./runs.
     run: RunName
-    # Methods to compare, such as qgf,best_of_n; an unknown name lists all. Behaviour cloning is always there.
+    # Methods to compare, such as qgf,best_of_n or 'qgf(aggregate=mean, steps=5)'; an unknown name lists all. Behaviour
+    # cloning is always there.
     methods: Annotated[tuple[str, ...], arg(aliases=("--method",))] = ("qgf", "best_of_n")
     # Tasks; by default all that the run has critics of.
     tasks: Annotated[tuple[str, ...], arg(aliases=("--task",))] = ()
@@ -65,7 +66,7 @@ def sweep(arguments: list[str]) -> None:
 
 
 def _sweep(config: Sweep, run: Path, task: str) -> dict[str, Any]:
-    from steerflow.cli.runs import split_names
+    from steerflow.cli.runs import read_methods
     from steerflow.envs.pool import Pool
     from steerflow.evaluate.sweep import sweep
 
@@ -74,16 +75,13 @@ def _sweep(config: Sweep, run: Path, task: str) -> dict[str, Any]:
         from steerflow.critic import Critic
         from steerflow.part import Part
         from steerflow.policy import Policy
-        from steerflow.steer.presets import recipe
 
-        plain = {"bc": recipe("bc", **config.changes.given(plain=True))}
-        methods = {name: recipe(name, **config.changes.given()) for name in split_names(config.methods)}
         return sweep(
             run,
             Policy.load(config.policy) if config.policy else None,
             Critic.load(config.critic) if config.critic else None,
             task,
-            plain | methods,
+            read_methods(config.methods, config.changes),
             tune_episodes=config.tune_episodes,
             test_episodes=config.test_episodes,
             budget=config.budget,

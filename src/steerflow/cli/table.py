@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from steerflow.progress import console
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
 
 
 def show_arms(summary: Mapping[str, Any], task: str) -> None:
@@ -67,3 +70,51 @@ def _cell(point: Mapping[str, Any], name: str) -> str:
     low, high = ("ci_low", "ci_high") if name == "success" else (f"{name}_low", f"{name}_high")
     interval = f" [{point[low]:.3g}, {point[high]:.3g}]" if point.get(low) is not None else ""
     return f"{value:.3g}{interval}"
+
+
+def show_comparison(table: Mapping[str, Any]) -> None:
+    """Print results by method, with intervals, paired differences and settings tried; then what a decision costs."""
+    told = table["measure"] == "success"
+    others = [
+        name for name in dict.fromkeys(("bc", table["reference"])) if name in {m["method"] for m in table["methods"]}
+    ]
+
+    def number(value: float, sign: str = "") -> str:
+        return f"{value:{sign}.3f}" if told else f"{value:{sign}.1f}"
+
+    def difference(m: Mapping[str, Any], other: str) -> str:
+        d = m["against"].get(other)
+        return f"{number(d['difference'], '+')} ({d['wins']}:{d['losses']})" if d else ""
+
+    tasks, cells = len(table["tasks"]), len(table["cells"])
+    title = f"{table['measure']} over {_count(tasks, 'task')}, {_count(cells, 'pair')} of task and run"
+    results = _table(title, "IQM", "95 % interval", "mean", *(f"- {name} (won:lost)" for name in others), "tried")
+    for m in table["methods"]:
+        results.add_row(
+            m["method"], number(m["iqm"]), f"{number(m['iqm_low'])} – {number(m['iqm_high'])}", number(m["mean"]),
+            *(difference(m, name) for name in others), "–".join(dict.fromkeys(map(str, m["settings"]))),
+        )  # fmt: skip
+    console().print(results)
+    costed = [m for m in table["methods"] if m["cost"] is not None]
+    costs = _table("cost of a decision", "GFLOP", "ms at batch 1", "ms at batch 64", "network calls")
+    for m in costed:
+        times = [f"{m['cost']['ms'][batch]['median']:.3g}" for batch in ("1", "64")]
+        costs.add_row(m["method"], f"{m['cost']['gflop']:.3g}", *times, f"{sum(m['cost']['calls'].values()):.0f}")
+    if costed:
+        console().print(costs)
+    for gap in table["missing"]:
+        console().print(f"Missing: {gap['task']} with {gap['run']}.", style="dim")
+
+
+def _table(title: str, *columns: str) -> RichTable:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    table.add_column("method")
+    for name in columns:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

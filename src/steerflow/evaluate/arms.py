@@ -100,17 +100,21 @@ class Actors:
         self._make = make_actor or _actor
         # By structure; the arm is kept because its key holds the identities of its networks.
         self._actors: dict[tuple, tuple[Future[Acts], Arm]] = {}
+        self._noted: dict[tuple, Arm] = {}
         self._compiler = ThreadPoolExecutor(1, "compile")
         self.compile_seconds = 0.0
 
     def prepare(self, arms: Iterable[Arm]) -> None:
-        """Begin to make and compile what these arms need, in this order."""
+        """Note what these arms need: it is made and compiled, in this order, from the first use of any actor on."""
         for arm in arms:
             if self._key(arm) not in self._actors:
-                self._actors[self._key(arm)] = self._compiler.submit(self._compiled, arm), arm
+                self._noted.setdefault(self._key(arm), arm)
 
     def of(self, arm: Arm) -> Future[Acts]:
         """The actor of a prepared arm once it is compiled, or what making it raised."""
+        for key, noted in self._noted.items():
+            self._actors[key] = self._compiler.submit(self._compiled, noted), noted
+        self._noted = {}
         return self._actors[self._key(arm)][0]
 
     def _compiled(self, arm: Arm) -> Acts:

@@ -28,7 +28,7 @@ def wilson(successes: int, episodes: int, level: float = 0.95) -> Interval:
 def mean_interval(values: Sequence[float], level: float = 0.95, resamples: int = 4000, seed: int = 0) -> Interval:
     """Percentile bootstrap interval of a mean; equal seeds give equal intervals."""
     data = np.asarray(values, np.float64)
-    return _percentiles(data[_draws(len(data), resamples, seed)].mean(axis=1), level)
+    return percentiles(data[_draws(len(data), resamples, seed)].mean(axis=1), level)
 
 
 @dataclass(frozen=True)
@@ -95,15 +95,33 @@ def stratified_interval(
     for i in range(resamples):
         drawn = [column[rng.integers(0, len(column), len(column))] for column in columns]
         estimates[i] = statistic(np.concatenate(drawn))
-    return statistic(np.concatenate(columns)), _percentiles(estimates, level)
+    return statistic(np.concatenate(columns)), percentiles(estimates, level)
+
+
+def resampled_means(outcomes: Mapping[str, np.ndarray], resamples: int = 2000, seed: int = 0) -> dict[str, np.ndarray]:
+    """For each task the runs' mean outcomes in bootstrap resamples (resamples, runs), of outcomes (runs, episodes).
+
+    Tasks are strata. Within a task its runs are drawn anew, and so are its episodes, which all its runs share; with few runs
+    this errs on the wide side, as a run's own spread holds that of its episodes too. Equal shapes are drawn alike, so that
+    means of two arms belong together.
+    """
+    found = {}
+    for number, (task, values) in enumerate(outcomes.items()):
+        runs, episodes = values.shape
+        rng = np.random.default_rng([seed, number])
+        share = rng.multinomial(episodes, np.full(episodes, 1 / episodes), resamples) / episodes
+        means = share @ np.asarray(values, np.float64).T
+        found[task] = np.take_along_axis(means, rng.integers(0, runs, (resamples, runs)), axis=1)
+    return found
+
+
+def percentiles(estimates: np.ndarray, level: float = 0.95) -> Interval:
+    """The middle ``level`` of bootstrap estimates."""
+    low, high = np.quantile(estimates, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def _draws(count: int, resamples: int, seed: int) -> np.ndarray:
     if count == 0:
         raise ValueError("An interval needs at least one value.")
     return np.random.default_rng(seed).integers(0, count, (resamples, count))
-
-
-def _percentiles(estimates: np.ndarray, level: float) -> Interval:
-    low, high = np.quantile(estimates, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steerflow.artefact import META, read_json, write_bytes
+from steerflow.artefact import META, read_json
 from steerflow.errors import SteerflowError
 from steerflow.evaluate.rows import EpisodeRow
 from steerflow.learn.config import PARTS
@@ -15,6 +15,7 @@ from steerflow.load import tasks_of
 from steerflow.report import words
 from steerflow.report.compare import Difference, Family, difference, differences, families, leading
 from steerflow.report.figures import Plot, learning_curves, q_distribution
+from steerflow.report.page import render_page, write_page
 from steerflow.report.read import CLONING, Arm, Run, artefact_facts, fingerprint, mean, read_run
 from steerflow.report.success import success_against_strength
 from steerflow.report.video import Clip, NoVideo, film
@@ -31,38 +32,13 @@ def write_report(run: Path, out: Path | None = None, *, video: bool = True) -> P
     """
     run = Path(run)
     text = render(read_run(run), video=video)
-    out = run / "report.html" if out is None else Path(out)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SteerflowError(f"Could not make the folder {out.parent}: {error.strerror or error}.") from error
-    write_bytes(out, text.encode())
-    return out
+    return write_page(text, run / "report.html" if out is None else Path(out))
 
 
 def render(run: Run, *, video: bool = True) -> str:
     """The report as HTML text; equal runs give equal text."""
-    import jinja2
-    from markupsafe import Markup
-
     found = families(run)
     notes = list(run.notes)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        svg=Markup,
-        percent=words.percent,
-        interval=words.interval,
-        p=words.probability,
-        number=words.number,
-        weight=words.weight,
-        duration=words.seconds,
-    )
     headlines = [h for task in run.tasks if (h := _headline(run, found, task)) is not None]
     context = {
         "name": run.folder.resolve().name,
@@ -78,7 +54,7 @@ def render(run: Run, *, video: bool = True) -> str:
         "config": run.config,
         "notes": notes,
     }
-    return environment.get_template(_TEMPLATE).render(context)
+    return render_page(_TEMPLATE, context)
 
 
 @dataclass(frozen=True)

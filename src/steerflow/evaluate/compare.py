@@ -1,0 +1,230 @@
+"""The fair comparison: every method with the same effort on the same episodes, over runs and tasks, as one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steerflow.artefact import package_versions, write_json
+from steerflow.envs.pool import Pool
+from steerflow.envs.tasks import canonical_task, require_known_task
+from steerflow.errors import SteerflowError, unknown
+from steerflow.evaluate.arms import Actors, Acts, Arm
+from steerflow.evaluate.cost import Costs
+from steerflow.evaluate.rows import EpisodeRow, episode_seed, read_rows, rows_path
+from steerflow.evaluate.summary import summarise
+from steerflow.evaluate.table import Result, tables
+from steerflow.evaluate.tune import Effort, EpisodeBar, Plan, Tuned, recipes_of, tune_and_test
+from steerflow.progress import bar
+from steerflow.run import find_runs
+
+if TYPE_CHECKING:
+    from steerflow.critic import Critic
+    from steerflow.part import Part
+    from steerflow.policy import Policy
+    from steerflow.steer.recipe import Recipe
+
+# As many settings as six weights.
+CANDIDATES = (2, 4, 8, 16, 32, 64)
+TABLE, COSTS = "compare.json", "costs.json"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One task with one run: what all methods of a comparison are measured on."""
+
+    run: Path
+    task: str
+
+    @property
+    def name(self) -> str:
+        """The run's name, with that of its study where it is one seed of several."""
+        folder = self.run.resolve()
+        return f"{folder.parent.name}/{folder.name}" if folder.name.startswith("seed-") else folder.name
+
+
+def compare(
+    runs: Sequence[Path | str],
+    methods: Sequence[str] | Mapping[str, Recipe],
+    out: Path | str,
+    *,
+    tasks: Sequence[str] = (),
+    reference: str | None = None,
+    effort: Effort | None = None,
+    policy: Path | str | None = None,
+    critic: Path | str | None = None,
+    cost: bool = True,
+    workers: int | None = None,
+    lanes: int = 4,
+    make_actor: Callable[[Arm], Acts] | None = None,
+    on_table: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Tune and test all ``methods`` with the same ``effort`` on each task with each run; returns ``OUT/compare.json``.
+
+    ``runs``: run folders, or folders of seeds. ``tasks``: by default all that they have critics of; a run takes part in
+    those that it has. ``reference``: the method that others are compared with, beside behaviour cloning; by default qgf.
+    ``policy`` and ``critic`` stand in for the runs' own: a run, or the folder of an artefact. ``cost`` off leaves out what
+    decisions cost, which is measured once for each recipe and network size and kept in ``OUT/costs.json``.
+
+    Episodes go to the runs' own rows, which they share with sweeps: what is there is not run again. So a comparison that
+    was killed continues, and a complete one only makes its tables again. The table of what is finished is written after
+    each task of a run, and given to ``on_table``. A setting that an earlier sweep tried beyond this effort does not count.
+
+    Raises SteerflowError for what is unknown, missing or does not fit, before any episode is run.
+    """
+    recipes, out, effort = recipes_of(methods), Path(out), effort or Effort(candidates=CANDIDATES)
+    names = list(Plan(recipes, effort).names)
+    if reference is not None and reference not in names:
+        raise unknown("method to compare with", reference, names)
+    reference = reference or ("qgf" if "qgf" in names else names[-1])
+    cells = cells_of(runs, tasks, critic)
+    for cell in cells:
+        _load(cell, recipes, policy, critic)
+
+    costs = Costs(out / COSTS) if cost else None
+    about = {
+        "settings": {**effort.to_json(), "methods": {name: one.to_json() for name, one in recipes.items()}},
+        "versions": package_versions(),
+        "machine": costs and costs.machine,
+    }
+    results: list[Result] = []
+    facts: list[dict[str, Any]] = []
+    table: dict[str, Any] = {}
+    most = Plan(recipes, effort).episodes
+    with bar("Comparing", most * len(cells)) as shown:
+        for task, members in groupby(cells, key=lambda cell: cell.task):
+            with PoolWhenNeeded(task, workers, lanes) as pool:
+                for cell in members:
+                    progress = EpisodeBar(shown, most, most * len(facts), f"{cell.name} {task} ")
+                    made_of, plan = _load(cell, recipes, policy, critic), Plan(recipes, effort)
+                    tuned, spent = tune_and_test(cell.run, *made_of, plan, pool, Actors(make_actor), progress)
+                    if spent.steps:
+                        summarise(cell.run)
+                    results += _results(cell, tuned, effort, costs, progress)
+                    facts.append(_facts(cell, tuned))
+                    missing = [{"run": c.name, "task": c.task} for c in cells[len(facts) :]]
+                    table = tables(results, reference) | {**about, "cells": list(facts), "missing": missing}
+                    out.mkdir(parents=True, exist_ok=True)
+                    write_json(out / TABLE, table)
+                    if on_table is not None:
+                        on_table(table)
+    return table
+
+
+def cells_of(runs: Sequence[Path | str], tasks: Sequence[str] = (), critic: Path | str | None = None) -> list[Cell]:
+    """Task by task, the runs that take part in it; the seeds of a study must have the same tasks.
+
+    Raises SteerflowError for a task that no run has a critic of, unless another ``critic`` is given, and for a run that has
+    a critic of none.
+    """
+    from steerflow.load import tasks_of
+
+    named = list(dict.fromkeys(canonical_task(name) for name in tasks))
+    found: dict[str, list[Path]] = {task: [] for task in named}
+    for name in dict.fromkeys(runs):
+        seeds = find_runs(name)
+        known = {run: tasks_of(run) for run in seeds}
+        everything = list(dict.fromkeys(task for some in known.values() for task in some))
+        wanted = named if critic is not None and named else [t for t in named or everything if t in everything]
+        if not wanted:
+            raise (
+                unknown("task", named[0], everything, _TRAIN.format(run=name))
+                if named
+                else SteerflowError(f"{name} has no critics, so its tasks are not known. {_TRAIN.format(run=name)}")
+            )
+        for run, task in ((run, task) for task in wanted for run in seeds):
+            if task not in known[run] and critic is None:
+                raise SteerflowError(f"{run} has no critic of {task}, which other seeds have. {_TRAIN.format(run=run)}")
+            found.setdefault(task, []).append(run)
+    for task, members in found.items():
+        if not members:
+            raise unknown("task", task, {t for t, some in found.items() if some}, "No run has a critic of it.")
+    return [Cell(run, require_known_task(task)) for task, members in found.items() for run in dict.fromkeys(members)]
+
+
+_TRAIN = "Train it: steerflow train critic --run {run} --help"
+
+
+class PoolWhenNeeded:
+    """A pool of a task that starts its workers at its first use: where all rows are there, nothing is started."""
+
+    def __init__(self, task: str, workers: int | None, lanes: int) -> None:
+        self.task = require_known_task(task)
+        self._size = workers, lanes
+        self._pool: Pool | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        if self._pool is None:
+            self._pool = Pool(self.task, *self._size)
+        return getattr(self._pool, name)
+
+    def __enter__(self) -> Any:
+        # Whatever a ``Pool`` has.
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.close()
+
+
+def _load(
+    cell: Cell, recipes: Mapping[str, Recipe], policy: Path | str | None, critic: Path | str | None
+) -> tuple[Policy, Critic | None, dict[str, Part]]:
+    """What the recipes need for this task; raises where it is missing or does not fit together."""
+    from steerflow.load import load_critic, load_parts, load_policy
+
+    mine = load_policy(policy) if policy is not None else None
+    judge = load_critic(critic, cell.task) if critic is not None else None
+    mine, judge, parts = load_parts(cell.run, cell.task, recipes.values(), policy=mine, critic=judge)
+    if judge is not None:
+        mine.spec.require_same(judge.spec, "policy", "critic")
+    for recipe in recipes.values():
+        for kind in recipe.asks & parts.keys():
+            parts[kind].require_fits(mine, judge, recipe.to_json()["aggregate"])
+    return mine, judge, parts
+
+
+def _results(
+    cell: Cell, tuned: Sequence[Tuned], effort: Effort, costs: Costs | None, progress: EpisodeBar
+) -> list[Result]:
+    """What the rows say of each method, and what its decisions cost."""
+    seeds = {episode_seed(effort.seed, "test", episode) for episode in range(effort.test_episodes)}
+    rows: dict[tuple[str, ...], list[EpisodeRow]] = {}
+    for row in read_rows(rows_path(cell.run, cell.task)):
+        if row.split == "test" and row.seed in seeds:
+            rows.setdefault(row.arm_key, []).append(row)
+    found = []
+    for one in tuned:
+        if costs is not None:
+            progress.finish(f"cost of {one.chosen.name}")
+        tested = {arm.name: tuple(rows.get(arm.key(cell.task, "test"), ())) for arm in one.tried}
+        all_tested = len(tested) > 1 and all(len(some) == len(seeds) for some in tested.values())
+        strength = {"weight": one.chosen.recipe.weight, "candidates": one.chosen.recipe.candidates}
+        found.append(
+            Result(
+                method=one.method,
+                task=cell.task,
+                run=cell.name,
+                tuned=one.tuned,
+                strength=strength[one.tuned] if one.tuned else None,
+                arm=one.chosen.name,
+                settings=sum(one.tuned != "weight" or bool(arm.recipe.weight) for arm in one.tried),
+                rows=tested[one.chosen.name],
+                optimistic=max(tested.values(), key=_score) if all_tested else None,
+                cost=costs.of(one.chosen) if costs is not None else None,
+            )
+        )
+    return found
+
+
+def _score(rows: Sequence[EpisodeRow]) -> tuple[float, float]:
+    return sum(bool(row.success) for row in rows) / len(rows), sum(row.return_ for row in rows) / len(rows)
+
+
+def _facts(cell: Cell, tuned: Sequence[Tuned]) -> dict[str, Any]:
+    """Where the rows of a cell are, and the fingerprints by which they are known."""
+    names = sorted({arm.fingerprints for one in tuned for arm in one.tried})
+    return {"run": cell.name, "folder": str(cell.run), "task": cell.task, "artefacts": [list(some) for some in names]}

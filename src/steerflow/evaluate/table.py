@@ -1,0 +1,166 @@
+"""The tables of a comparison, from episode rows alone: by method over all tasks and runs, and by task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from steerflow.evaluate.rows import EpisodeRow
+from steerflow.evaluate.statistics import interquartile_mean, percentiles, resampled_means
+
+CLONING = "bc"
+# (runs, episodes) of each task.
+Outcomes = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A method on one task with one run: what was tried and chosen while tuning, and the chosen arm's test rows."""
+
+    method: str
+    task: str
+    run: str
+    # "weight", "candidates", or None where there is nothing to tune; its chosen value.
+    tuned: str | None
+    strength: float | None
+    arm: str
+    # How many weights (0, which all share, is not counted) or numbers of candidates were tried.
+    settings: int
+    rows: tuple[EpisodeRow, ...]
+    # The test rows of the arm that was best on them; None unless all that were tried were tested.
+    optimistic: tuple[EpisodeRow, ...] | None = None
+    # What a decision costs with the chosen arm, where it was measured.
+    cost: Mapping[str, Any] | None = None
+
+
+def measure_of(results: Sequence[Result]) -> str:
+    """What arms are compared by: "success", or "return" where an environment does not tell success."""
+    return "success" if all(r.success is not None for result in results for r in result.rows) else "return"
+
+
+def outcome(row: EpisodeRow, measure: str) -> float:
+    return float(bool(row.success)) if measure == "success" else row.return_
+
+
+def tables(results: Sequence[Result], reference: str) -> dict[str, Any]:
+    """``methods``: one entry for each, over all tasks and runs; ``tasks``: the same entries for each task, with their runs.
+
+    Every method needs a result for each (task, run) on the same episodes. Differences are to ``reference`` and to behaviour
+    cloning, paired by episode.
+    """
+    measure = measure_of(results)
+    names, tasks = (list(dict.fromkeys(getattr(r, name) for r in results)) for name in ("method", "task"))
+    outcomes = {name: _outcomes([r for r in results if r.method == name], tasks, measure) for name in names}
+    others = [name for name in dict.fromkeys((CLONING, reference)) if name in names]
+
+    def entries(chosen: Sequence[str]) -> list[dict[str, Any]]:
+        part = {name: {task: outcomes[name][task] for task in chosen} for name in names}
+        return [
+            {
+                "method": name,
+                **_scores(part[name]),
+                "against": {other: _difference(part[name], part[other]) for other in others if other != name},
+                **_effort([r for r in results if r.method == name and r.task in chosen], measure),
+            }
+            for name in names
+        ]
+
+    return {
+        "measure": measure,
+        "reference": reference,
+        "methods": entries(tasks),
+        "tasks": [
+            {
+                "task": task,
+                "methods": [
+                    entry
+                    | {"runs": [_run(r, measure) for r in results if (r.method, r.task) == (entry["method"], task)]}
+                    for entry in entries([task])
+                ],
+            }
+            for task in tasks
+        ],
+    }
+
+
+def _outcomes(results: Sequence[Result], tasks: Sequence[str], measure: str) -> dict[str, np.ndarray]:
+    found = {}
+    for task in tasks:
+        runs = [sorted(r.rows, key=lambda row: row.seed) for r in results if r.task == task]
+        found[task] = np.array([[outcome(row, measure) for row in rows] for rows in runs])
+    return found
+
+
+def _scores(outcomes: Outcomes) -> dict[str, Any]:
+    """Interquartile mean over all (task, run) and mean over tasks, each with its interval."""
+    means = {task: values.mean(axis=1) for task, values in outcomes.items()}
+    drawn = resampled_means(outcomes)
+
+    def entry(name: str, statistic: Callable[[Mapping[str, np.ndarray]], np.ndarray]) -> dict[str, float]:
+        (value,) = statistic({task: x[None] for task, x in means.items()})
+        low, high = percentiles(statistic(drawn))
+        return {name: float(value), f"{name}_low": low, f"{name}_high": high}
+
+    return entry("iqm", _middle) | entry("mean", _mean)
+
+
+def _middle(means: Mapping[str, np.ndarray]) -> np.ndarray:
+    return np.array([interquartile_mean(row) for row in np.concatenate(list(means.values()), axis=1)])
+
+
+def _mean(means: Mapping[str, np.ndarray]) -> np.ndarray:
+    return np.mean([x.mean(axis=1) for x in means.values()], axis=0)
+
+
+def _difference(ours: Outcomes, theirs: Outcomes) -> dict[str, Any]:
+    """Mean over tasks of ours minus theirs, paired by episode; on how many episodes ours is better, and worse."""
+    from scipy.stats import binomtest
+
+    by_task = {task: ours[task] - theirs[task] for task in ours}
+    low, high = percentiles(_mean(resampled_means(by_task)))
+    everything = np.concatenate([x.ravel() for x in by_task.values()])
+    wins, losses = int((everything > 0).sum()), int((everything < 0).sum())
+    return {
+        "difference": float(np.mean([x.mean() for x in by_task.values()])),
+        "low": low,
+        "high": high,
+        "wins": wins,
+        "losses": losses,
+        "episodes": everything.size,
+        # McNemar's exact test: the sign test on the episodes in which the two differ.
+        "p": float(binomtest(wins, wins + losses, 0.5).pvalue) if wins + losses else 1.0,
+    }
+
+
+def _effort(results: Sequence[Result], measure: str) -> dict[str, Any]:
+    """Settings tried (fewest and most), and costs: means over the results."""
+    settings = [r.settings for r in results]
+    costs = [r.cost for r in results if r.cost is not None]
+    optimistic = [_score(r.optimistic, measure) for r in results if r.optimistic is not None]
+    return {
+        "tuned": results[0].tuned,
+        "settings": [min(settings), max(settings)],
+        "optimistic": float(np.mean(optimistic)) if len(optimistic) == len(results) else None,
+        "cost": _mean_of(costs) if len(costs) == len(results) else None,
+    }
+
+
+def _mean_of(costs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Field by field, through all levels."""
+    return {
+        name: _mean_of([c[name] for c in costs]) if isinstance(first, Mapping) else float(np.mean([c[name] for c in costs]))
+        for name, first in costs[0].items()
+    }  # fmt: skip
+
+
+def _run(result: Result, measure: str) -> dict[str, Any]:
+    facts = {name: getattr(result, name) for name in ("run", "arm", "strength", "settings")}
+    best = None if result.optimistic is None else _score(result.optimistic, measure)
+    return {**facts, "score": _score(result.rows, measure), "episodes": len(result.rows), "optimistic": best}
+
+
+def _score(rows: Sequence[EpisodeRow], measure: str) -> float:
+    return float(np.mean([outcome(row, measure) for row in rows]))

@@ -1,0 +1,59 @@
+"""The page of a comparison, ``OUT/compare.html``: made from its table alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from steerflow.report import words
+from steerflow.report.page import render_page, write_page
+from steerflow.report.read import CLONING
+from steerflow.report.tradeoff import against_cost, by_method, by_task
+
+_TEMPLATE = "comparison.html.jinja"
+
+
+def write_comparison(table: Mapping[str, Any], out: Path) -> Path:
+    """Write ``OUT/compare.html`` from the table of ``steerflow.evaluate.compare.compare`` and return its path."""
+    return write_page(render_comparison(table, out.resolve().name), out / "compare.html")
+
+
+def render_comparison(table: Mapping[str, Any], name: str) -> str:
+    """The page as HTML text; equal tables give equal text."""
+    told = table["measure"] == "success"
+    methods = {m["method"]: m for m in table["methods"]}
+    steered = [m for m in table["methods"] if m["method"] != CLONING]
+    context = {
+        **table,
+        "name": name,
+        "told": told,
+        "score": words.percent if told else words.number,
+        "range": words.interval if told else lambda low, high: f"{words.number(low)} to {words.number(high)}",
+        "gain": words.points if told else lambda value: ("+" if value > 0 else "") + words.number(value),
+        "others": [n for n in dict.fromkeys((table["reference"], CLONING)) if n in methods],
+        "best": max(steered, key=lambda m: m["iqm"]) if steered else None,
+        "cloning": methods.get(CLONING),
+        "runs": len({cell["run"] for cell in table["cells"]}),
+        "costed": all(m["cost"] is not None for m in table["methods"]),
+        "overall": by_method("overall", table),
+        "tasks_plot": by_task("tasks", table) if len(table["tasks"]) > 1 else None,
+        "cost_plot": against_cost("cost", table),
+        "budget": table["settings"]["budget"],
+        "facts": _facts(table),
+    }
+    return render_page(_TEMPLATE, context)
+
+
+def _facts(table: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The line under the title."""
+    settings, cells = table["settings"], table["cells"]
+    facts = {
+        "methods": len(table["methods"]),
+        "tasks": len(table["tasks"]),
+        "runs": len({cell["run"] for cell in cells}),
+        "settings each may try": settings["budget"],
+        "tuning episodes": settings["tune_episodes"],
+        "test episodes": settings["test_episodes"],
+    }
+    return [(name, f"{value:,}") for name, value in facts.items()]

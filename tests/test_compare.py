@@ -1,0 +1,272 @@
+"""One fair table over runs and tasks: resumable, equal in effort, and rebuilt from the rows."""
+
+import itertools
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+from rliable.metrics import aggregate_iqm
+from scipy.stats import binomtest
+
+from actors_for_tests import DriftActor, untrained
+from steerflow.errors import ArtefactError, MismatchError, SteerflowError, UnknownNameError
+from steerflow.evaluate.arms import Actors
+from steerflow.evaluate.choose import best, curves
+from steerflow.evaluate.compare import CANDIDATES, PoolWhenNeeded, cells_of, compare
+from steerflow.evaluate.rows import read_rows, rows_path
+from steerflow.evaluate.statistics import resampled_means
+from steerflow.evaluate.sweep import sweep
+from steerflow.evaluate.tune import Effort
+from steerflow.report.comparison import render_comparison
+from steerflow.spec import Spec
+from steerflow.steer.presets import recipe
+
+TASKS = ("envs_for_tests:steerflow-test/Drift-v0", "envs_for_tests:steerflow-test/Silent-v0")
+METHODS = ("qgf", "qgf_normalised", "best_of_n")
+EFFORT = Effort(tune_episodes=4, test_episodes=8, budget=5, candidates=CANDIDATES)
+SETTINGS = {"effort": EFFORT, "workers": 1, "lanes": 4, "cost": False, "make_actor": DriftActor}
+
+
+def study(folder, tasks=TASKS, seeds=(0, 1)):
+    """A folder of seeds with untrained networks."""
+    for seed in seeds:
+        run = folder / f"seed-{seed}"
+        for task in tasks:
+            untrained(run, task, seed=seed)
+        (run / "config.toml").write_text("")
+    return folder
+
+
+def no_actor(arm):
+    raise AssertionError(f"{arm.name} acts, though all its episodes are there.")
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """Two seeds on the task that tells success."""
+    folder = study(tmp_path_factory.mktemp("study"))
+    tables = []
+    table = compare([folder], METHODS, folder / "out", tasks=TASKS[:1], on_table=tables.append, **SETTINGS)
+    assert [len(t["cells"]) for t in tables] == [1, 2]
+    assert [t["missing"] for t in tables] == [[{"run": f"{folder.name}/seed-1", "task": TASKS[0]}], []]
+    return folder, table
+
+
+def rows_of(folder, seed):
+    return read_rows(rows_path(folder / f"seed-{seed}", TASKS[0]))
+
+
+def chosen_rows(folder, seed, method):
+    """The test outcomes of a method, found by hand from the rows: (arm, {seed of the episode: success})."""
+    rows = rows_of(folder, seed)
+    arm = "bc"
+    if method != "bc":
+        (curve,) = (c for c in curves(rows) if c.method == method)
+        arm = best(curve.points).arm
+    return arm, {r.seed: float(r.success) for r in rows if (r.arm, r.split) == (arm, "test")}
+
+
+def test_every_number_follows_from_the_rows(compared):
+    folder, table = compared
+    assert json.loads((folder / "out" / "compare.json").read_text()) == table
+    assert [m["method"] for m in table["methods"]] == ["bc", *METHODS]
+    (task,) = table["tasks"]
+    outcomes = {}
+    for entry, of_task in zip(table["methods"], task["methods"], strict=True):
+        found = [chosen_rows(folder, seed, entry["method"]) for seed in (0, 1)]
+        assert [run["arm"] for run in of_task["runs"]] == [arm for arm, _ in found]
+        rates = outcomes[entry["method"]] = np.array([list(successes.values()) for _, successes in found])
+        assert rates.shape == (2, 8)
+        assert [run["score"] for run in of_task["runs"]] == rates.mean(axis=1).tolist()
+        assert entry["iqm"] == pytest.approx(aggregate_iqm(rates.mean(axis=1, keepdims=True)))
+        assert entry["mean"] == of_task["mean"] == pytest.approx(rates.mean())
+        assert entry["mean_low"] <= entry["mean"] <= entry["mean_high"]
+    for entry in table["methods"]:
+        for other, d in entry["against"].items():
+            difference = outcomes[entry["method"]] - outcomes[other]
+            wins, losses = (difference > 0).sum(), (difference < 0).sum()
+            assert (d["wins"], d["losses"], d["episodes"]) == (wins, losses, 16)
+            assert d["difference"] == pytest.approx(difference.mean())
+            assert d["low"] <= d["difference"] <= d["high"]
+            assert d["p"] == pytest.approx(binomtest(int(wins), int(wins + losses)).pvalue if wins + losses else 1.0)
+    assert {m["method"]: set(m["against"]) for m in table["methods"]} == {
+        "bc": {"qgf"}, "qgf": {"bc"}, "qgf_normalised": {"bc", "qgf"}, "best_of_n": {"bc", "qgf"}
+    }  # fmt: skip
+
+
+def test_every_method_has_the_same_budget_and_weight_zero(compared):
+    folder, table = compared
+    for seed in (0, 1):
+        tuning = {(r.method, r.arm) for r in rows_of(folder, seed) if r.split == "tune"}
+        tried = {method: {arm for m, arm in tuning if m == method} for method, _ in tuning}
+        assert tried["bc"] == {"bc"}
+        assert all(4 <= len(tried[method]) <= EFFORT.budget for method in METHODS)
+        # Nearest to the preset's 16, as many as the budget has.
+        assert tried["best_of_n"] == {f"best_of_n n={n}" for n in (4, 8, 16, 32, 64)}
+        runs = {m["method"]: m["runs"][seed] for m in table["tasks"][0]["methods"]}
+        assert {method: run["settings"] for method, run in runs.items()} == {m: len(arms) for m, arms in tried.items()}
+    by_name = {m["method"]: m["settings"] for m in table["methods"]}
+    assert by_name["bc"] == [1, 1]
+    assert by_name["best_of_n"] == [5, 5]
+
+
+def test_called_again_it_runs_nothing_and_says_the_same(compared):
+    folder, table = compared
+    before = rows_path(folder / "seed-0", TASKS[0]).read_bytes()
+    again = compare(
+        [folder], METHODS, folder / "out", tasks=TASKS[:1], **{**SETTINGS, "make_actor": no_actor, "workers": -1}
+    )
+    assert again == table
+    assert rows_path(folder / "seed-0", TASKS[0]).read_bytes() == before
+
+
+def test_what_an_earlier_sweep_tried_beyond_the_budget_does_not_count(compared, tmp_path):
+    folder, table = compared
+    shutil.copytree(folder, tmp_path / folder.name)
+    run = tmp_path / folder.name / "seed-0"
+    with PoolWhenNeeded(TASKS[0], 1, 4) as pool:
+        sweep(
+            run, None, None, TASKS[0], ["qgf"], grid=[0.07, 0.11, 0.13], budget=3, tune_episodes=4, test_episodes=8,
+            pool=pool, actors=Actors(DriftActor),
+        )  # fmt: skip
+    assert len(read_rows(rows_path(run, TASKS[0]))) > len(rows_of(folder, 0))
+    again = compare(
+        [run.parent], METHODS, tmp_path / "out", tasks=TASKS[:1], **{**SETTINGS, "make_actor": no_actor, "workers": -1}
+    )
+    assert again["methods"] == table["methods"]
+
+
+def test_a_killed_comparison_ends_with_the_same_rows_and_table(compared, tmp_path):
+    folder, table = compared
+    mine = study(tmp_path / folder.name)
+
+    class Stop(BaseException):
+        pass
+
+    def stopping(after):
+        calls = itertools.count()
+
+        class Actor(DriftActor):
+            def rows(self, *arguments):
+                if next(calls) > after:
+                    raise Stop
+                return super().rows(*arguments)
+
+        return Actor
+
+    for after in (9, 40):
+        with pytest.raises(Stop):
+            compare([mine], METHODS, mine / "out", tasks=TASKS[:1], **{**SETTINGS, "make_actor": stopping(after)})
+    assert 0 < len(rows_of(mine, 0)) < len(rows_of(folder, 0))
+    assert compare([mine], METHODS, mine / "out", tasks=TASKS[:1], **SETTINGS)["methods"] == table["methods"]
+    for seed in (0, 1):
+        paths = [rows_path(place / f"seed-{seed}", TASKS[0]) for place in (folder, mine)]
+        assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_costs_are_measured_once_and_returns_compared_where_no_success_is_told(tmp_path, monkeypatch):
+    run = study(tmp_path / "runs", TASKS[1:], (0,)) / "seed-0"
+    methods = {name: recipe(name, steps=2) for name in ("bc", "qgf")}
+    effort = Effort(tune_episodes=1, test_episodes=2, budget=1, curve=True)
+    settings = {"effort": effort, "workers": 1, "lanes": 2}
+    table = compare([run], methods, tmp_path / "out", **settings)
+    assert table["measure"] == "return"
+    rows = read_rows(rows_path(run, TASKS[1]))
+    returns = {a: np.mean([r.return_ for r in rows if (r.arm, r.split) == (a, "test")]) for a in {r.arm for r in rows}}
+    assert len(returns) == 2
+    bc, qgf = table["methods"]
+    assert bc["mean"] == returns["bc steps=2"]
+    assert qgf["optimistic"] == max(returns.values())
+    # Behaviour cloning asks no critic; the other one only if its chosen weight is not 0.
+    entries = json.loads((tmp_path / "out" / "costs.json").read_text())["costs"]
+    (plain,) = (e for e in entries if e["of"]["recipe"]["guidance"] == "none")
+    assert {name: n for name, n in plain["cost"]["calls"].items() if n} == {"velocity": 2}
+    assert set(plain["of"]["networks"]) == {"policy"}
+    assert bc["cost"] == plain["cost"]
+    for batch in ("1", "64"):
+        assert 0 < bc["cost"]["ms"][batch]["median"] <= bc["cost"]["ms"][batch]["p95"]
+    monkeypatch.setattr("steerflow.evaluate.cost._measured", no_actor)
+    assert compare([run], methods, tmp_path / "out", **settings) == table
+    page = render_comparison(table, "a comparison")
+    assert "mean return" in page
+    assert "bc steps=2" in page
+
+
+def test_bad_comparisons_get_an_instruction_before_anything_runs(tmp_path):
+    folder, out = study(tmp_path / "study"), tmp_path / "out"
+    with pytest.raises(UnknownNameError, match="Did you mean 'qgf'"):
+        compare([folder], ["qfg"], out, **SETTINGS)
+    with pytest.raises(UnknownNameError, match=r"method to compare with 'bc2'.*'bc'"):
+        compare([folder], ["qgf"], out, reference="bc2", **SETTINGS)
+    with pytest.raises(SteerflowError, match="There is no run folder"):
+        compare([tmp_path / "stduy"], ["qgf"], out, **SETTINGS)
+    with pytest.raises(UnknownNameError, match="Unknown task 'cube-single-singletask-task2-v0'"):
+        compare([folder], ["qgf"], out, tasks=["cube-single-play-singletask-task2-v0"], **SETTINGS)
+    with pytest.raises(ArtefactError, match=r"no amortised .*train amortised"):
+        compare([folder], ["qgf_amortised"], out, **SETTINGS)
+    other, _ = untrained(tmp_path / "other", TASKS[0], Spec(2, 2, 5, (-1.0, -1.0), (1.0, 1.0)))
+    assert other.spec.chunk == 5
+    with pytest.raises(MismatchError, match="chunk"):
+        compare([folder], ["qgf"], out, policy=tmp_path / "other", **SETTINGS)
+    shutil.rmtree(folder / "seed-1" / "critic" / TASKS[1])
+    with pytest.raises(SteerflowError, match=r"seed-1 has no critic of .*Silent-v0, which other seeds have"):
+        compare([folder], ["qgf"], out, **SETTINGS)
+    assert not out.exists()
+    assert not (folder / "seed-0" / "evaluations").exists()
+
+
+def test_each_run_takes_part_in_the_tasks_that_it_has(tmp_path):
+    both, one = study(tmp_path / "both"), study(tmp_path / "one", TASKS[1:], (0,)) / "seed-0"
+    assert [(c.task, c.name) for c in cells_of([both, one])] == [
+        (TASKS[0], "both/seed-0"),
+        (TASKS[0], "both/seed-1"),
+        (TASKS[1], "both/seed-0"),
+        (TASKS[1], "both/seed-1"),
+        (TASKS[1], "one/seed-0"),
+    ]
+    assert [c.name for c in cells_of([both, one], TASKS[1:])] == ["both/seed-0", "both/seed-1", "one/seed-0"]
+    with pytest.raises(UnknownNameError, match="Drift"):
+        cells_of([one], TASKS[:1])
+
+
+def test_another_critic_has_results_of_its_own(tmp_path):
+    run = study(tmp_path / "study", TASKS[:1], (0,)) / "seed-0"
+    mine, own = untrained(run, TASKS[0])
+    _, critic = untrained(tmp_path / "other", TASKS[0], seed=7)
+    settings = {**SETTINGS, "effort": Effort(1, 2, 1, grid=(0.1,))}
+    compare([run], ["qgf"], tmp_path / "out", **settings)
+    rows = len(read_rows(rows_path(run, TASKS[0])))
+    table = compare([run], ["qgf"], tmp_path / "out", critic=tmp_path / "other", **settings)
+    (cell,) = table["cells"]
+    assert cell["artefacts"] == [[mine.fingerprint, critic.fingerprint]]
+    assert critic.fingerprint != own.fingerprint
+    assert len(read_rows(rows_path(run, TASKS[0]))) == 2 * rows
+
+
+def test_the_budget_of_candidates_is_spent_near_the_methods_own_number():
+    numbers = lambda budget, **changes: Effort(budget=budget, candidates=CANDIDATES).numbers(  # noqa: E731
+        recipe("best_of_n", **changes)
+    )
+    assert numbers(1) == [16]
+    assert numbers(2) == [8, 16]
+    assert numbers(8) == [2, 4, 8, 16, 32, 64]
+    assert numbers(3, candidates=5) == [4, 5, 8]
+
+
+def test_resampling_has_the_spread_of_runs_and_of_episodes():
+    rng = np.random.default_rng(0)
+    # One run: the spread of a mean over its episodes.
+    single = rng.binomial(1, 0.3, (1, 400)).astype(float)
+    drawn = resampled_means({"a": single}, 4000)["a"]
+    assert drawn.shape == (4000, 1)
+    assert drawn.mean() == pytest.approx(single.mean(), abs=0.002)
+    assert drawn.std() == pytest.approx(math.sqrt(single.var() / 400), rel=0.05)
+    # Runs that differ but whose episodes are alike: the spread of the mean over runs drawn anew.
+    runs = np.repeat(np.array([0.0, 0.2, 0.7, 1.0])[:, None], 50, axis=1)
+    drawn = resampled_means({"a": runs}, 4000)["a"].mean(axis=1)
+    assert drawn.std() == pytest.approx(runs[:, 0].std() / 2, rel=0.05)
+    # The same draws for outcomes of the same shape: differences are paired.
+    more = resampled_means({"a": runs + 0.25}, 4000)["a"].mean(axis=1)
+    np.testing.assert_allclose(more - drawn, 0.25)
