@@ -47,10 +47,11 @@ def sweep(
     """Tune every method on the same tuning episodes, report it on the same test episodes; returns ``RUN/summary.json``.
 
     Guided methods get ``budget`` weights: first ``grid``, by default fixed multiples of the natural scale (the ratio of the
-    velocity's norm to that of what weight 1 adds, measured on a few tuning episodes), then weights around the best so far. Methods without guidance but with candidates get at most as many numbers of candidates: ``candidates`` and
-    the preset's own, on the same episodes. Weight 0, plain behaviour cloning, is always an arm. Reported are behaviour
-    cloning and each method's chosen arm; with ``curve`` the other tuned strengths too, which shows the whole curve and how
-    optimistic a maximum over it is.
+    velocity's norm to that of what weight 1 adds, measured on a few tuning episodes), then weights around the best so far.
+    Methods without guidance but with candidates get at most as many numbers of candidates: ``candidates`` and the preset's
+    own, on the same episodes. Weight 0, plain behaviour cloning, is always an arm. Reported are behaviour cloning and each
+    method's chosen arm; with ``curve`` the other tuned strengths too, which shows the whole curve and how optimistic a maximum
+    over it is.
 
     Killed and run again it continues, and ends with the same rows. ``methods``: presets, or recipes by name. ``policy``,
     ``critic`` and ``parts``: artefacts; the run's own where they are asked and not given.
