@@ -14,8 +14,8 @@ from scipy.spatial import cKDTree
 import steerflow
 from actors_for_tests import POLICY, untrained
 from conftest import write_data
-from steerflow.analyse.about import FIGURES
-from steerflow.analyse.direction import asking_a_critic_only, measure_direction, stability
+from steerflow.analyse.about import COMPARED, FIGURES
+from steerflow.analyse.direction import measure_direction, stability
 from steerflow.analyse.distance import Neighbours
 from steerflow.analyse.draw import LIGHT, Mean, Panel, draw
 from steerflow.analyse.figures import AXES
@@ -38,7 +38,21 @@ TASK = "envs_for_tests:steerflow-test/Drift-v0"
 QUICK = ["--episodes", "3", "--tune-episodes", "2", "--budget", "2", "--workers", "1", "--lanes", "3"]
 # Arguments of every figure, small enough for a test; "{a}", "{b}" and "{short}" are run folders.
 ARGUMENTS = {
-    "direction": ["{a}", "--states", "8", "--times", "0", "0.5", "--scales", "0.1", "--draws", "2"],
+    "direction": [
+        "{a}",
+        "--guidance",
+        "one_step",
+        "jacobian(share=0.5)",
+        "--states",
+        "8",
+        "--times",
+        "0",
+        "0.5",
+        "--scales",
+        "0.1",
+        "--draws",
+        "2",
+    ],
     "q": ["{a}", "--states", "8", "--recorded", "30", "--weights", "3"],
     "weight": ["{a}", *QUICK],
     "candidates": ["{a}", "--numbers", "1", "2", *QUICK],
@@ -62,7 +76,7 @@ def as_models(matrix, curvatures, optimum) -> Models:
     return Models(lambda s, a, t: a @ m.T, lambda s, a: -0.5 * jnp.sum(h * (a - c) ** 2, axis=-1))
 
 
-@pytest.mark.parametrize("name", asking_a_critic_only())
+@pytest.mark.parametrize("name", COMPARED)
 def test_a_constant_flow_and_a_linear_critic_have_one_direction(name):
     slope = jnp.asarray([1.0, -2.0, 0.5])
     models = Models(lambda s, a, t: jnp.full_like(a, 0.3), lambda s, a: a @ slope)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# The guidances whose directions the paper compares; QGF's first.
+COMPARED = ("one_step", "chain", "jacobian", "bptt", "noisy")
+
 
 @dataclass(frozen=True)
 class About:

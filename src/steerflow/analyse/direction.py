@@ -11,7 +11,6 @@ A guidance that turns with every small change of a_t pushes the flow one way in 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from steerflow.analyse.about import COMPARED
 from steerflow.analyse.states import draw_pairs
 from steerflow.data.store import DataSet
 from steerflow.errors import SteerflowError
@@ -28,26 +28,17 @@ from steerflow.evaluate.statistics import mean_interval
 from steerflow.load import load_parts
 from steerflow.progress import bar
 from steerflow.steer.actor import Actor
-from steerflow.steer.guidance import GUIDANCES
 from steerflow.steer.models import Models
 from steerflow.steer.recipe import Recipe
 
 _RESAMPLES = 1000
 
 
-def asking_a_critic_only() -> list[str]:
-    """The guidances that need no other part and no settings, QGF's first."""
-    plain = [
-        n for n, member in GUIDANCES.items() if getattr(member, "asks", None) == ("critic",) and not _needs(member)
-    ]
-    return sorted(plain, key=lambda name: name != "one_step")
-
-
 def run_direction(
     run: Path,
     task: str,
     data: DataSet,
-    guidances: Sequence[str] = (),
+    guidances: Sequence[str] = COMPARED,
     *,
     times: Sequence[float] = (0.0, 0.2, 0.4, 0.6, 0.8),
     scales: Sequence[float] = (0.01, 0.03, 0.1, 0.3),
@@ -59,11 +50,13 @@ def run_direction(
 
     Raises UnknownNameError for other guidances, ArtefactError where a part is missing that one asks.
     """
-    if not (times and scales and states > 1 and draws > 0):
-        raise SteerflowError("A direction needs at least one flow time, one scale, one draw and two states.")
+    if not (guidances and times and scales and states > 1 and draws > 0):
+        raise SteerflowError(
+            "A direction needs at least one guidance, one flow time, one scale, one draw and two states."
+        )
     if not all(0 <= t < 1 for t in times) or min(scales) <= 0:
         raise SteerflowError(f"Flow times must lie in [0, 1) and scales above 0; they are {times} and {scales}.")
-    recipes = {name: Recipe(guidance=name) for name in guidances or asking_a_critic_only()}
+    recipes = {name: Recipe(guidance=name) for name in guidances}
     policy, critic, parts = load_parts(run, task, recipes.values())
     held_out, _ = draw_pairs(data, policy.spec, states, seed=seed)
     actors = {name: Actor(policy, critic, chosen, parts) for name, chosen in recipes.items()}
@@ -75,11 +68,6 @@ def run_direction(
         )  # fmt: skip
     made = {"task": task, "policy": policy.fingerprint, "critic": critic.fingerprint if critic else ""}
     return [made | one for one in found]
-
-
-def _needs(member: Any) -> bool:
-    """Whether a member has settings without a default."""
-    return any(f.default is MISSING and f.default_factory is MISSING for f in fields(member))
 
 
 class Stability(NamedTuple):

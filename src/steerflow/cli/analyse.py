@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from steerflow.analyse.about import FIGURES
+from steerflow.analyse.about import COMPARED, FIGURES
 from steerflow.cli.runs import RunName, split_names
 from steerflow.cli.shell import Command, dispatch, keeping, parse
 from steerflow.errors import SteerflowError
@@ -21,6 +21,18 @@ if TYPE_CHECKING:
 
 COMMANDS = {what: Command(f"steerflow.cli.analyse:{what}", about.summary) for what, about in FIGURES.items()}
 _ABOUT = "Why steering works, or does not: a figure as data and plot, RUN/analysis/WHAT.json and WHAT.png."
+
+# Columns of the table on the terminal: entries of points by header.
+_EVALUATED = {"line": "line", "arm": "arm", "success": "success", "episodes": "episodes", "return": "mean_return"}
+_COLUMNS = {
+    "direction": {
+        "guidance": "guidance",
+        "cosine": "cosine",
+        "minus the first": "minus_first",
+        "spread": "norm_spread",
+    },
+    "q": {"arm": "arm", "success": "success", "Q above cloning's": "q_gain", "distance": "distance"},
+}
 
 _Tasks = Annotated[tuple[str, ...], arg(aliases=("--task",))]
 _Methods = Annotated[tuple[str, ...], arg(aliases=("--method",))]
@@ -76,9 +88,9 @@ class _OfRuns(_Evaluated):
 @dataclass(frozen=True, kw_only=True)
 class Direction(_OfData):
     __doc__ = FIGURES["direction"].help
-    # Guidances to compare; by default all that ask no more than a critic. Others, such as amortised, by name.
-    guidances: Annotated[tuple[str, ...], arg(aliases=("--guidance",))] = ()
-    # Flow times, of the grid of 10 steps.
+    # Guidances to compare, as recipes name them, such as "jacobian(share=0.5)"; an unknown name lists all.
+    guidances: Annotated[tuple[str, ...], arg(aliases=("--guidance",))] = COMPARED
+    # Flow times from 0, noise, to below 1, the action.
     times: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8)
     # Standard deviations of the noise on a_t; actions span -1 to 1.
     scales: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
@@ -176,17 +188,9 @@ def direction(arguments: list[str]) -> None:
     from steerflow.analyse.direction import run_direction
     from steerflow.analyse.panels import direction_panels
 
-    options = {name: getattr(config, name) for name in ("times", "scales", "states", "draws", "seed")}
-    names = split_names(config.guidances)
-    points, made = _of_data(config, lambda run, task, of: run_direction(run, task, of, names, **options))
-    columns = {
-        "guidance": "guidance",
-        "cosine": "cosine",
-        "minus the first": "minus_first",
-        "norm's spread": "norm_spread",
-    }
-    overall = [point for point in points if point["time"] is None and point["scale"] is None]
-    _finish("direction", arguments, config, points, direction_panels(points), made, columns, overall)
+    options = {name: getattr(config, name) for name in ("guidances", "times", "scales", "states", "draws", "seed")}
+    points, made = _of_data(config, lambda run, task, of: run_direction(run, task, of, **options))
+    _finish("direction", arguments, config, points, direction_panels(points), made)
 
 
 def q(arguments: list[str]) -> None:
@@ -197,8 +201,7 @@ def q(arguments: list[str]) -> None:
     options = {name: getattr(config, name) for name in ("weights", "states", "recorded", "seed")}
     names = split_names(config.methods)
     points, made = _of_data(config, lambda run, task, of: run_values(run, task, of, methods=names, **options))
-    columns = {"arm": "arm", "success": "success", "Q above cloning": "q_gain", "distance": "distance"}
-    _finish("q", arguments, config, points, value_panels(points), made, columns)
+    _finish("q", arguments, config, points, value_panels(points), made)
 
 
 def weight(arguments: list[str]) -> None:
@@ -270,8 +273,7 @@ def _evaluated(what: str, kind: type[_Evaluated], arguments: list[str]) -> None:
     from steerflow.analyse.figures import AXES
     from steerflow.analyse.panels import success_panels
 
-    columns = {"line": "line", "arm": "arm", "success": "success", "episodes": "episodes", "return": "mean_return"}
-    _finish(what, arguments, config, points, success_panels(points, AXES[what]), {}, columns)
+    _finish(what, arguments, config, points, success_panels(points, AXES[what]), {})
 
 
 def _runs(what: str, config: Any) -> list[Path]:
@@ -290,16 +292,16 @@ def _finish(
     points: Sequence[Mapping[str, Any]],
     rows: Sequence[Sequence[Panel]],
     made: Mapping[str, Any],
-    columns: Mapping[str, str],
-    shown: Sequence[Mapping[str, Any]] | None = None,
 ) -> None:
-    """Write the figure, show its points as a table, and print the paths."""
+    """Write the figure, show its points as a table, and print the paths. ``made``: what it was made of."""
     from steerflow.analyse.write import write_analysis
     from steerflow.cli.table import show_points
 
     (run, *_) = _runs(what, config)
     command = shlex.join(["steerflow", "analyse", what, *arguments])
     paths = write_analysis(run, what, points, rows, {"command": command, "settings": asdict(config), **made})
-    show_points(FIGURES[what].title, points if shown is None else shown, columns)
+    # Of what is measured at several flow times and scales, the means over these.
+    shown = [point for point in points if point.get("time") is None and point.get("scale") is None]
+    show_points(FIGURES[what].title, shown, _COLUMNS.get(what, _EVALUATED))
     for path in paths:
         print(path)
