@@ -41,7 +41,8 @@ _PERCENT = ([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
 
 @dataclass(frozen=True)
 class Mean:
-    """A mark: where it stands, its interval, and what is written beside it. Hollow: not of test episodes."""
+    """A mark: where it stands, its interval, and what is written beside it. Hollow: not of test episodes; ``chosen``, in a
+    ring: the strength that tuning episodes chose."""
 
     x: float | str
     y: float
@@ -49,6 +50,7 @@ class Mean:
     high: float | None = None
     note: str = ""
     hollow: bool = False
+    chosen: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,11 @@ def draw(rows: Sequence[Sequence[Panel]], heading: str) -> bytes:
                     axes.set_axis_off()
         figure.suptitle(heading, x=0.012, ha="left", fontsize=12.5, fontweight="bold")
         handles = [_handle(look[name], name) for name in names]
-        if any(mean.hollow for row in rows for panel in row for means in panel.lines.values() for mean in means):
+        means = [mean for row in rows for panel in row for line in panel.lines.values() for mean in line]
+        if any(mean.hollow for mean in means):
             handles.append(_handle(Mark(INK, "o"), "hollow: not test episodes", hollow=True))
+        if any(mean.chosen for mean in means):
+            handles.append(_handle(Mark(CHOSEN, "o"), "ring: chosen on tuning episodes", hollow=True))
         if handles:
             figure.legend(handles=handles, loc="outside lower left", ncols=2 * columns, frameon=False, fontsize=10)
         buffer = io.BytesIO()
@@ -120,6 +125,8 @@ def _panel(axes: Axes, panel: Panel, look: dict[str, Mark]) -> None:
                 axes.vlines(place, mean.low, mean.high, color=colour, linewidth=1.1 if mean.hollow else 1.8, zorder=3)
             face = LIGHT[PAPER] if mean.hollow else colour
             axes.plot([place], [mean.y], marker, markersize=5.5, markerfacecolor=face, markeredgecolor=colour, zorder=5)
+            if mean.chosen:
+                axes.plot(place, mean.y, "o", markersize=13, markerfacecolor="none", markeredgecolor=LIGHT[CHOSEN])
             if mean.note:
                 axes.annotate(
                     mean.note, (place, mean.y), (5, 4), textcoords="offset points", fontsize=8, color=LIGHT[MUTED]

@@ -29,7 +29,7 @@ class Axis:
 AXES: dict[str, tuple[Axis, ...]] = {
     "weight": (Axis("guidance weight w", lambda point: point["strength"], log=True),),
     "candidates": (Axis("candidates", lambda point: point["candidates"], log=True),),
-    "flops": (Axis("network passes for an action", lambda point: sum(point["calls"].values()), log=True),),
+    "flops": (Axis("floating-point operations for an action", lambda point: point["flops"], log=True),),
     "size": (Axis("parameters of policy and critics", lambda point: point["parameters"], log=True),),
     "critic": (Axis("run whose part is swapped in", lambda point: point["swapped"]),),
     "steps": (
@@ -51,19 +51,14 @@ def weight(lab: Lab, runs: Sequence[Path], methods: Sequence[str]) -> Points:
 
 def candidates(lab: Lab, runs: Sequence[Path], method: str, numbers: Sequence[int]) -> Points:
     """Behaviour cloning and ``method``, at its chosen weight, with the best of several candidates by the critic."""
-    (run,) = runs
-    _require_guided(method)
-    (tuned,) = lab.measure([Case(method, method, recipe(method), run)])
-    bases = {"bc": recipe("bc"), method: recipe(method, weight=tuned["weight"])}
-    return lab.measure([_best_of(line, base, n, run) for line, base in bases.items() for n in numbers])
+    return lab.measure(_searches(lab, runs, method, numbers))
 
 
 def flops(lab: Lab, runs: Sequence[Path], method: str, numbers: Sequence[int], others: Sequence[str]) -> Points:
     """``candidates``, and other methods at their chosen weights."""
     (run,) = runs
-    return candidates(lab, runs, method, numbers) + lab.measure(
-        [Case(name, name, recipe(name), run) for name in others]
-    )
+    cases = [Case(name, name, recipe(name), run) for name in others]
+    return lab.measure([*_searches(lab, runs, method, numbers), *cases], flops=True)
 
 
 def size(lab: Lab, runs: Sequence[Path], methods: Sequence[str]) -> Points:
@@ -124,6 +119,14 @@ def _require_guided(method: str) -> None:
         raise SteerflowError(
             f"{method} has no guidance, so there is no weight to vary. Methods with guidance: {guided}."
         )
+
+
+def _searches(lab: Lab, runs: Sequence[Path], method: str, numbers: Sequence[int]) -> list[Case]:
+    (run,) = runs
+    _require_guided(method)
+    (tuned,) = lab.measure([Case(method, method, recipe(method), run)])
+    bases = {"bc": recipe("bc"), method: recipe(method, weight=tuned["weight"])}
+    return [_best_of(line, base, n, run) for line, base in bases.items() for n in numbers]
 
 
 def _best_of(line: str, base: Any, n: int, run: Path) -> Case:

@@ -74,9 +74,10 @@ class Lab:
         self._policy = cache(lambda run: Policy.load(run / "policy"))
         self._critic = cache(lambda run: Critic.load(run / "critic" / self.task))
 
-    def measure(self, cases: Sequence[Case]) -> list[dict[str, Any]]:
+    def measure(self, cases: Sequence[Case], flops: bool = False) -> list[dict[str, Any]]:
         """The points of the cases, in order. What has rows in ``RUN/evaluations`` is not run again.
 
+        Each has the network ``calls`` of an action, and with ``flops`` its floating-point operations, which takes seconds.
         Raises ArtefactError for a policy or critic that is missing, MismatchError for those that do not fit together.
         """
         groups: dict[tuple[Path, Path | None], list[Case]] = {}
@@ -91,9 +92,9 @@ class Lab:
             rows = read_rows(rows_path(run, self.task))
             seeds = {episode_seed(self.seed, "test", episode) for episode in range(self.episodes)}
             for case, arm in zip(group, arms, strict=True):
-                found[id(case)] = points_of(
-                    case, arm, [row for row in rows if row.split == "tune" or row.seed in seeds]
-                )
+                mine = [row for row in rows if row.split == "tune" or row.seed in seeds]
+                cost = _cost(arm, flops)
+                found[id(case)] = [point | cost for point in points_of(case, arm, mine)]
         return [point for case in cases for point in found[id(case)]]
 
     def _arms(self, group: Sequence[Case]) -> list[Arm]:
@@ -152,6 +153,12 @@ def points_of(case: Case, arm: Arm, rows: Sequence[EpisodeRow]) -> list[dict[str
 
 
 def _point(case: Case, arm: Arm, rows: Sequence[EpisodeRow], **facts: Any) -> dict[str, Any]:
-    calls = Actor(arm.policy, arm.critic, arm.recipe, arm.parts).calls
     runs = {"run": str(case.run), "critic_run": str(case.critic_run or case.run)}
-    return {"line": case.line, **arm_summary(rows), **runs, **facts, **case.facts, "calls": calls}
+    return {"line": case.line, **arm_summary(rows), **runs, **facts, **case.facts}
+
+
+def _cost(arm: Arm, flops: bool) -> dict[str, Any]:
+    """Of one action, without the diagnostics that a critic gives where the action asks none."""
+    critic = arm.critic if "critic" in arm.recipe.asks else None
+    actor = Actor(arm.policy, critic, arm.recipe, arm.parts)
+    return {"calls": actor.calls} | ({"flops": actor.flops} if flops else {})

@@ -29,9 +29,7 @@ def success_panels(points: Sequence[Point], axes: Sequence[Axis]) -> list[list[P
                 if axis.log and x == 0:
                     levels[mean[0], point["arm"]] = None
                 else:
-                    lines.setdefault(point["line"], []).append(
-                        Mean(x, *mean, note="chosen" if point.get("chosen") else "")
-                    )
+                    lines.setdefault(point["line"], []).append(Mean(x, *mean, chosen=point.get("chosen", False)))
             for line in lines.values():
                 if not any(isinstance(mean.x, str) for mean in line):
                     line.sort(key=lambda mean: mean.x)
@@ -74,7 +72,9 @@ def value_panels(points: Sequence[Point]) -> list[list[Panel]]:
             [
                 _scatter(task, tested, ("q_gain", q), ("success", "success")),
                 _scatter("", tested, ("distance", distance), ("success", "success")),
-                _scatter(f"recorded actions: {recorded['distance']:.3g}", arms, ("distance", distance), ("q_gain", q)),
+                _scatter(
+                    f"recorded actions stand at {recorded['distance']:.3g}", arms, ("distance", distance), ("q_gain", q)
+                ),
             ]
         )
     return rows
