@@ -53,7 +53,7 @@ ARGUMENTS = {
         "--draws",
         "2",
     ],
-    "q": ["{a}", "--states", "8", "--recorded", "30", "--weights", "3"],
+    "q": ["{a}", "--states", "8", "--recorded", "30", "--method", "qgf", "--weights", "3"],
     "weight": ["{a}", *QUICK],
     "candidates": ["{a}", "--numbers", "1", "2", *QUICK],
     "flops": ["{a}", "--numbers", "1", "2", "--others", "qfql", *QUICK],
