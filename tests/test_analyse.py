@@ -12,21 +12,22 @@ from PIL import Image
 from scipy.spatial import cKDTree
 
 import steerflow
-from actors_for_tests import POLICY, untrained
+from actors_for_tests import POLICY, DriftActor, untrained
 from conftest import write_data
 from steerflow.analyse.about import COMPARED, FIGURES
 from steerflow.analyse.direction import measure_direction, stability
 from steerflow.analyse.distance import Neighbours
 from steerflow.analyse.draw import LIGHT, Mean, Panel, draw
 from steerflow.analyse.figures import AXES
-from steerflow.analyse.measure import Case, points_of
+from steerflow.analyse.measure import Case, Lab
 from steerflow.analyse.panels import success_panels
 from steerflow.analyse.states import draw_pairs
 from steerflow.artefact import read_json
 from steerflow.cli import analyse, main
 from steerflow.cli.shell import run as run_command
-from steerflow.evaluate.arms import Arm
-from steerflow.evaluate.rows import EpisodeRow, read_rows, rows_path
+from steerflow.envs.pool import Pool
+from steerflow.evaluate.arms import Actors
+from steerflow.evaluate.rows import read_rows, rows_path
 from steerflow.evaluate.statistics import wilson
 from steerflow.evaluate.timing import read_timing
 from steerflow.report.svg import _VARIABLES
@@ -285,50 +286,33 @@ def test_values_are_the_critics_in_held_out_states(runs):
     assert all(p["success"] is not None for p in points if "split" in p)
 
 
-def rows_of(policy: str, critic: str, results: dict[tuple[str, float], int], episodes: int = 10) -> list[EpisodeRow]:
-    """Rows of qgf by (split, weight) with so many successes."""
-    rows = []
-    for (split, weight), successes in results.items():
-        chosen = recipe("qgf", weight=weight) if weight else recipe("bc")
-        name = f"qgf w={weight:g}" if weight else "bc"
-        for e in range(episodes):
-            rows.append(
-                EpisodeRow(
-                    name, name.split()[0], weight, 1, chosen.to_json(), TASK, split, e, e, e < successes, -1.0, 5,
-                    None, None, None, None, None, policy, critic,
-                )
-            )  # fmt: skip
-    return rows
-
-
-def test_a_weight_is_chosen_on_tuning_rows_and_shown_on_test_rows(tmp_path):
+def test_a_weight_is_chosen_on_tuning_episodes_and_shown_on_others(tmp_path):
     policy, critic = untrained(tmp_path, TASK)
-    # On test episodes another weight does best: it must not be the one that is chosen.
-    results = {
-        ("tune", 0.0): 1,
-        ("tune", 0.1): 8,
-        ("tune", 0.3): 5,
-        ("test", 0.0): 2,
-        ("test", 0.1): 6,
-        ("test", 0.3): 9,
-    }
-    rows = rows_of(policy.fingerprint, critic.fingerprint, results)
-    others = rows_of("another policy", critic.fingerprint, {("tune", 0.3): 10, ("test", 0.3): 0})
-    case, arm = Case("line", "qgf", recipe("qgf"), tmp_path), Arm.of("qgf", policy, critic, recipe("qgf"))
-    (point,) = points_of(case, arm, [*others, *rows])
-    assert (point["arm"], point["success"], point["strength"], point["tried"]) == ("qgf w=0.1", 0.6, 0.1, 3)
-    whole = points_of(replace(case, strength="curve"), arm, rows + others)
-    assert [(p["strength"], p["success"], p["chosen"]) for p in whole] == [
-        (0, 0.2, False),
-        (0.1, 0.6, True),
-        (0.3, 0.9, False),
-    ]
-    (given,) = points_of(replace(case, strength="given", recipe=recipe("qgf", weight=0.3)),
-                         Arm.of("qgf", policy, critic, recipe("qgf", weight=0.3)), rows)  # fmt: skip
-    assert given["success"] == 0.9
+    with Pool(TASK, workers=1, lanes=4) as pool:
+        lab = Lab(TASK, pool, episodes=10, tune_episodes=8, budget=4, actors=Actors(DriftActor))
+        cases = [Case("line", "qgf", recipe("qgf"), tmp_path, strength=strength) for strength in ("curve", "chosen")]
+        *whole, chosen = lab.measure(cases)
+        (given,) = lab.measure([replace(cases[0], strength="given", recipe=recipe("qgf", weight=whole[2]["strength"]))])
+        stepped = read_timing(tmp_path).steps
+        assert lab.measure(cases) == [*whole, chosen]
+        assert read_timing(tmp_path).steps == stepped
+    rows = read_rows(rows_path(tmp_path, TASK))
+    assert {(row.policy, row.critic) for row in rows} == {(policy.fingerprint, critic.fingerprint)}
+    (curve,) = curves(rows)
+    assert [p["strength"] for p in whole] == [point.strength for point in curve.points]
+    assert len(whole) == chosen["tried"] == 5
+    assert chosen["arm"] == best(curve.points).arm
+    assert [p["arm"] for p in whole if p["chosen"]] == [chosen["arm"]]
+    for point in (*whole, chosen, given):
+        tested = [row.success for row in rows if (row.arm, row.split) == (point["arm"], "test")]
+        assert (point["episodes"], point["success"]) == (10, sum(tested) / 10)
+    # The stand-in's success depends on its weight.
+    assert len({p["success"] for p in whole}) > 2
+    assert given["arm"] == whole[2]["arm"]
     (panel,) = success_panels(whole, AXES["weight"])[0]
-    assert panel.levels == ((0.2, "bc"),)
-    assert [(mean.x, mean.y, mean.chosen) for mean in panel.lines["line"]] == [(0.1, 0.6, True), (0.3, 0.9, False)]
+    assert panel.levels == ((whole[0]["success"], "bc"),)
+    drawn = [(mean.x, mean.y, mean.chosen) for mean in panel.lines["line"]]
+    assert drawn == [(p["strength"], p["success"], p["chosen"]) for p in whole[1:]]
 
 
 def test_without_success_the_return_is_shown():
@@ -341,8 +325,8 @@ def test_without_success_the_return_is_shown():
 
 
 def test_plots_have_the_reports_light_colours():
-    template = (Path(steerflow.__file__).parent / "report" / "template.html.jinja").read_text()
-    light = dict(re.findall(r"(--[\w-]+): (#\w+);", template[: template.index("@media")]))
+    style = (Path(steerflow.__file__).parent / "report" / "style.css").read_text()
+    light = dict(re.findall(r"(--[\w-]+): (#\w+);", style[: style.index("@media")]))
     assert {stand_in: light[variable] for stand_in, variable in _VARIABLES.items()} == LIGHT
 
 

@@ -15,16 +15,14 @@ from typing import Any, Literal
 from steerflow.critic import Critic
 from steerflow.envs.pool import Pool
 from steerflow.evaluate.arms import Actors, Arm, method_name
-from steerflow.evaluate.choose import best, curves
 from steerflow.evaluate.rollout import evaluate
-from steerflow.evaluate.rows import EpisodeRow, episode_seed, read_rows, rows_path
+from steerflow.evaluate.rows import EpisodeRow, rows_path
 from steerflow.evaluate.summary import arm_summary, summarise
-from steerflow.evaluate.sweep import episode_bar, sweep
 from steerflow.evaluate.timing import Timing, add_timing
+from steerflow.evaluate.tune import Effort, Plan, Tuned, episode_bar, tune_and_test
 from steerflow.load import load_parts
 from steerflow.policy import Policy
 from steerflow.steer.actor import Actor
-from steerflow.steer.presets import recipe
 from steerflow.steer.recipe import Recipe
 
 
@@ -70,6 +68,7 @@ class Lab:
     actors: Actors = field(default_factory=Actors)
 
     def __post_init__(self) -> None:
+        self._costs: dict[tuple, dict[str, Any]] = {}
         # Actors are kept by the identity of their networks: each artefact is loaded once.
         self._policy = cache(lambda run: Policy.load(run / "policy"))
         self._critic = cache(lambda run: Critic.load(run / "critic" / self.task))
@@ -86,15 +85,11 @@ class Lab:
         found: dict[int, list[dict[str, Any]]] = {}
         for (run, _), group in groups.items():
             arms = self._arms(group)
-            for strength in ("chosen", "curve"):
-                self._sweep(run, {c.name: arms[i] for i, c in enumerate(group) if c.strength == strength}, strength)
-            self._evaluate(run, [arms[i] for i, c in enumerate(group) if c.strength == "given"])
-            rows = read_rows(rows_path(run, self.task))
-            seeds = {episode_seed(self.seed, "test", episode) for episode in range(self.episodes)}
-            for case, arm in zip(group, arms, strict=True):
-                mine = [row for row in rows if row.split == "tune" or row.seed in seeds]
-                cost = _cost(arm, flops)
-                found[id(case)] = [point | cost for point in points_of(case, arm, mine)]
+            tuned = self._tune(run, [arm for case, arm in zip(group, arms, strict=True) if case.strength != "given"])
+            shown = [_shown(case, arm, tuned) for case, arm in zip(group, arms, strict=True)]
+            rows = self._evaluate(run, [arm for some in shown for arm in some])
+            for case, some in zip(group, shown, strict=True):
+                found[id(case)] = [_point(case, arm, tuned, rows[arm.name]) | self._cost(arm, flops) for arm in some]
         return [point for case in cases for point in found[id(case)]]
 
     def _arms(self, group: Sequence[Case]) -> list[Arm]:
@@ -108,57 +103,52 @@ class Lab:
         policy, critic, parts = load_parts(run, self.task, recipes, policy=policy, critic=critic)
         return [Arm.of(case.name, policy, critic, case.recipe, parts) for case in group]
 
-    def _sweep(self, run: Path, arms: Mapping[str, Arm], strength: str) -> None:
+    def _tune(self, run: Path, arms: Sequence[Arm]) -> dict[str, Tuned]:
+        """What was tried and chosen for each of the arms, by method."""
         if not arms:
-            return
-        one, parts = (
-            next(iter(arms.values())),
-            {kind: part for arm in arms.values() for kind, part in arm.parts.items()},
-        )
-        sweep(
-            run, one.policy, one.critic, self.task, {name: arm.recipe for name, arm in arms.items()},
-            tune_episodes=self.tune_episodes, test_episodes=self.episodes, budget=self.budget, grid=self.grid or None,
-            curve=strength == "curve", seed=self.seed, parts=parts.values(), pool=self.pool, actors=self.actors,
-        )  # fmt: skip
+            return {}
+        effort = Effort(self.tune_episodes, self.episodes, self.budget, self.grid or None, seed=self.seed)
+        plan = Plan({arm.method: arm.recipe for arm in arms}, effort)
+        parts = {kind: part for arm in arms for kind, part in arm.parts.items()}
+        with episode_bar(f"Tuning on {self.task}", plan.episodes) as progress:
+            tuned, _ = tune_and_test(run, arms[0].policy, arms[0].critic, parts, plan, self.pool, self.actors, progress)
+        return {one.method: one for one in tuned}
 
-    def _evaluate(self, run: Path, arms: Sequence[Arm]) -> None:
-        if not arms:
-            return
+    def _evaluate(self, run: Path, arms: Sequence[Arm]) -> dict[str, list[EpisodeRow]]:
+        """The test rows of the arms, by name."""
         different, spent = {arm.name: arm for arm in arms}, Timing()
         with episode_bar(f"Evaluating {self.task}", len(different) * self.episodes) as progress:
-            evaluate(
+            rows = evaluate(
                 [*different.values()], range(self.episodes), "test", self.pool, rows_path(run, self.task),
                 seed=self.seed, actors=self.actors, on_row=progress.row, timing=spent,
             )  # fmt: skip
         add_timing(run, spent)
         summarise(run)
+        return {name: [row for row in rows if row.arm == name] for name in different}
+
+    def _cost(self, arm: Arm, flops: bool) -> dict[str, Any]:
+        """Of one action, without the diagnostics that a critic gives where the action asks none."""
+        critic = arm.critic if "critic" in arm.recipe.asks else None
+        key = (id(arm.policy), id(critic), str(arm.recipe.structure().to_json()))
+        if key not in self._costs or (flops and "flops" not in self._costs[key]):
+            actor = Actor(arm.policy, critic, arm.recipe, arm.parts)
+            self._costs[key] = {"calls": actor.calls} | ({"flops": actor.flops} if flops else {})
+        return self._costs[key]
 
 
-def points_of(case: Case, arm: Arm, rows: Sequence[EpisodeRow]) -> list[dict[str, Any]]:
-    """The points of a case in the rows of its task: a strength is chosen, as in a sweep, by the rows of tuning episodes."""
-    plain = Arm.of("bc", arm.policy, arm.critic, recipe("bc")).fingerprints
-    mine = [row for row in rows if row.fingerprints in (arm.fingerprints, plain)]
-    tested = [row for row in mine if row.split == "test"]
+def _shown(case: Case, arm: Arm, tuned: Mapping[str, Tuned]) -> list[Arm]:
+    """The arms whose test episodes a case shows."""
     if case.strength == "given":
-        return [_point(case, arm, [row for row in tested if (row.arm, row.recipe) == (arm.name, arm.recipe.to_json())])]
-    tuned = "weight" if case.recipe.guided else "candidates"
-    family = {**case.recipe.to_json(), tuned: 0}
-    curve = next(curve for curve in curves(mine) if (curve.method, curve.recipe) == (case.name, family))
-    chosen, points = best(curve.points), []
-    for one in curve.points if case.strength == "curve" else [chosen]:
-        facts = {"strength": one.strength, "tried": len(curve.points)}
-        facts |= {"chosen": one == chosen} if case.strength == "curve" else {}
-        points.append(_point(case, arm, [row for row in tested if row.arm == one.arm], **facts))
-    return points
+        return [arm]
+    return [*tuned[case.name].tried] if case.strength == "curve" else [tuned[case.name].chosen]
 
 
-def _point(case: Case, arm: Arm, rows: Sequence[EpisodeRow], **facts: Any) -> dict[str, Any]:
+def _point(case: Case, arm: Arm, tuned: Mapping[str, Tuned], rows: Sequence[EpisodeRow]) -> dict[str, Any]:
     runs = {"run": str(case.run), "critic_run": str(case.critic_run or case.run)}
-    return {"line": case.line, **arm_summary(rows), **runs, **facts, **case.facts}
-
-
-def _cost(arm: Arm, flops: bool) -> dict[str, Any]:
-    """Of one action, without the diagnostics that a critic gives where the action asks none."""
-    critic = arm.critic if "critic" in arm.recipe.asks else None
-    actor = Actor(arm.policy, critic, arm.recipe, arm.parts)
-    return {"calls": actor.calls} | ({"flops": actor.flops} if flops else {})
+    point = {"line": case.line, **arm_summary(rows), **runs, **case.facts}
+    if case.strength == "given":
+        return point
+    one = tuned[case.name]
+    strength = arm.recipe.weight if one.tuned == "weight" else arm.recipe.candidates
+    point |= {"strength": strength, "tried": len(one.tried)}
+    return point | ({"chosen": arm.name == one.chosen.name} if case.strength == "curve" else {})
