@@ -27,6 +27,7 @@ from steerflow.cli import analyse, main
 from steerflow.cli.shell import run as run_command
 from steerflow.envs.pool import Pool
 from steerflow.evaluate.arms import Actors
+from steerflow.evaluate.choose import best, curves
 from steerflow.evaluate.rows import read_rows, rows_path
 from steerflow.evaluate.statistics import wilson
 from steerflow.evaluate.timing import read_timing
@@ -57,7 +58,7 @@ ARGUMENTS = {
     "q": ["{a}", "--states", "8", "--recorded", "30", "--method", "qgf", "--weights", "3"],
     "weight": ["{a}", *QUICK],
     "candidates": ["{a}", "--numbers", "1", "2", *QUICK],
-    "flops": ["{a}", "--numbers", "1", "2", "--others", "qfql", *QUICK],
+    "flops": ["{a}", "--numbers", "1", "2", "--others", "bc", *QUICK],
     "size": ["{a}", "{b}", *QUICK],
     "critic": ["{a}", "{b}", *QUICK],
     "steps": ["{a}", "--numbers", "2", "--solvers", "euler,heun", *QUICK],
