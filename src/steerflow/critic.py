@@ -63,7 +63,7 @@ def measure_scales(networks: CriticNetworks, observations, actions) -> dict[str,
     "gradient": the root mean square, over states and dimensions, of ``dQ/da (s, a)`` with the mean over critics. "spread": the
     standard deviation of ``mean_e Q_e(s, a) - V(s)``; the data's actions are samples of the reference policy.
     """
-    observations, actions = jnp.asarray(observations), jnp.asarray(actions)
+    networks, observations, actions = jax.device_put((networks, observations, actions))
     q = lambda a: jnp.mean(networks.critics(observations, a), axis=0)  # noqa: E731
     gradient = jax.grad(lambda a: jnp.sum(q(a)))(actions)
     return {

@@ -87,4 +87,11 @@ FIGURES = {
         "Several run folders that were trained with different --chunk; each has its own weight, chosen on tuning episodes.",
         "",
     ),
+    "transfer": About(
+        "One weight for all tasks",
+        "Tasks and runs whose critics differ in scale, discount, chunk or width, and the schedules whose weight may or may not "
+        "mean the same for all. Shown are the tuning curves, and success on test episodes with the weight tuned for each task, "
+        "with the weight that all other tasks would have chosen for it, and with one weight for all.",
+        "",
+    ),
 }

@@ -11,6 +11,12 @@ from steerflow.analyse.figures import Axis
 
 Point = Mapping[str, Any]
 
+_CHOICES = {
+    "tuned": "weight tuned for each task",
+    "left_out": "weight tuned on the other tasks",
+    "one": "one weight for all tasks",
+}
+
 
 def success_panels(points: Sequence[Point], axes: Sequence[Axis]) -> list[list[Panel]]:
     """Success (or mean return, where success is not told) of every line against each of the axes.
@@ -78,6 +84,24 @@ def value_panels(points: Sequence[Point]) -> list[list[Panel]]:
             ]
         )
     return rows
+
+
+def transfer_panels(found: Mapping[str, Any]) -> list[list[Panel]]:
+    """A panel of tuning curves for each schedule, a line for each setting; and the mean success of each choice of the weight."""
+    curves = []
+    for schedule, here in _by(found["curves"], "schedule").items():
+        lines: dict[str, list[Mean]] = {}
+        for point in here:
+            lines.setdefault(point["setting"], []).append(Mean(point["weight"], *_mean(point, told=True), hollow=True))
+        curves.append(Panel(schedule, "weight, in the schedule's unit", "success", lines, log=True, success=True))
+    overall: dict[str, list[Mean]] = {}
+    for entry in found["schedules"]:
+        for choice, words in _CHOICES.items():
+            if choice in entry:
+                ends = (entry[choice][name] for name in ("success", "ci_low", "ci_high"))
+                overall.setdefault(words, []).append(Mean(entry["schedule"], *ends))
+    mean = Panel("all settings", "schedule", "mean success on test episodes", overall, success=True)
+    return [*([*curves[k : k + 3]] for k in range(0, len(curves), 3)), [mean]]
 
 
 def _scatter(title: str, points: Sequence[Point], x: tuple[str, str], y: tuple[str, str]) -> Panel:

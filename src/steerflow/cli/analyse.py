@@ -32,6 +32,7 @@ _COLUMNS = {
         "spread": "norm_spread",
     },
     "q": {"arm": "arm", "success": "success", "Q above cloning's": "q_gain", "distance": "distance"},
+    "transfer": {"schedule": "schedule", "weight": "weight", "tuned": "tuned", "left out": "left_out", "one": "one"},
 }
 
 _Tasks = Annotated[tuple[str, ...], arg(aliases=("--task",))]
@@ -179,6 +180,27 @@ class Chunk(_OfRuns):
     methods: _Methods = ("qgf",)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Transfer(_Figure):
+    __doc__ = FIGURES["transfer"].help
+    # Run folders, or folders of seeds; each of their tasks is one that the weight has to serve. The figure goes to the first.
+    runs: _Runs
+    # How the policies are steered.
+    method: str = "qgf"
+    # Schedules, as a recipe names them; by default all that claim one unit for all, beside the constant one.
+    schedules: tuple[str, ...] = ()
+    # Test episodes of each chosen weight.
+    episodes: int = 100
+    # Tuning episodes on which each weight is tried.
+    tune_episodes: int = 20
+    # Weights to try, as multiples of the natural scale's geometric mean over the tasks.
+    multiples: tuple[float, ...] = (0.03, 0.06, 0.12, 0.25, 0.5)
+    # Processes that step environments; by default one for each core.
+    workers: int | None = None
+    # Environments in a process.
+    lanes: int = 4
+
+
 def analyse(arguments: list[str]) -> None:
     dispatch("steerflow analyse", COMMANDS, arguments, _ABOUT)
 
@@ -187,21 +209,23 @@ def direction(arguments: list[str]) -> None:
     config = parse(Direction, arguments, prog="steerflow analyse direction")
     from steerflow.analyse.direction import run_direction
     from steerflow.analyse.panels import direction_panels
+    from steerflow.run import find_run
 
     options = {name: getattr(config, name) for name in ("guidances", "times", "scales", "states", "draws", "seed")}
     points, made = _of_data(config, lambda run, task, of: run_direction(run, task, of, **options))
-    _finish("direction", arguments, config, points, direction_panels(points), made)
+    _finish("direction", arguments, config, find_run(config.run), points, direction_panels(points), made)
 
 
 def q(arguments: list[str]) -> None:
     config = parse(Q, arguments, prog="steerflow analyse q")
     from steerflow.analyse.panels import value_panels
     from steerflow.analyse.values import run_values
+    from steerflow.run import find_run
 
     options = {name: getattr(config, name) for name in ("weights", "states", "recorded", "seed")}
     names = split_names(config.methods)
     points, made = _of_data(config, lambda run, task, of: run_values(run, task, of, methods=names, **options))
-    _finish("q", arguments, config, points, value_panels(points), made)
+    _finish("q", arguments, config, find_run(config.run), points, value_panels(points), made)
 
 
 def weight(arguments: list[str]) -> None:
@@ -234,6 +258,28 @@ def schedule(arguments: list[str]) -> None:
 
 def chunk(arguments: list[str]) -> None:
     _evaluated("chunk", Chunk, arguments)
+
+
+def transfer(arguments: list[str]) -> None:
+    config = parse(Transfer, arguments, prog="steerflow analyse transfer")
+    from steerflow.analyse.panels import transfer_panels
+    from steerflow.analyse.transfer import SCHEDULES
+    from steerflow.analyse.transfer import transfer as measure
+    from steerflow.evaluate.compare import cells_of
+
+    options = {
+        name: getattr(config, name) for name in ("multiples", "tune_episodes", "episodes", "seed", "workers", "lanes")
+    }
+    cells = cells_of(config.runs, config.tasks)
+    keeping("Finished episodes are in the runs' evaluations.")
+    found = measure(cells, config.method, config.schedules or SCHEDULES, **options)
+    shown = []
+    for entry in found["schedules"]:
+        means = {k: v for k, v in entry.items() if isinstance(v, dict)}
+        ends = {f"{k}_{end}": v[f"ci_{end}"] for k, v in means.items() for end in ("low", "high")}
+        shown.append({"task": "mean over all", **entry, **{k: v["success"] for k, v in means.items()}, **ends})
+    panels = transfer_panels(found)
+    _finish("transfer", arguments, config, cells[0].run, found.pop("points"), panels, found, shown)
 
 
 def _of_data(
@@ -273,7 +319,7 @@ def _evaluated(what: str, kind: type[_Evaluated], arguments: list[str]) -> None:
     from steerflow.analyse.figures import AXES
     from steerflow.analyse.panels import success_panels
 
-    _finish(what, arguments, config, points, success_panels(points, AXES[what]), {})
+    _finish(what, arguments, config, runs[0], points, success_panels(points, AXES[what]), {})
 
 
 def _runs(what: str, config: Any) -> list[Path]:
@@ -289,19 +335,22 @@ def _finish(
     what: str,
     arguments: Sequence[str],
     config: _Figure,
+    run: Path,
     points: Sequence[Mapping[str, Any]],
     rows: Sequence[Sequence[Panel]],
     made: Mapping[str, Any],
+    shown: Sequence[Mapping[str, Any]] | None = None,
 ) -> None:
-    """Write the figure, show its points as a table, and print the paths. ``made``: what it was made of."""
+    """Write the figure, show its points (or what is ``shown`` of them) as a table, and print the paths. ``made``: what it was
+    made of."""
     from steerflow.analyse.write import write_analysis
     from steerflow.cli.table import show_points
 
-    (run, *_) = _runs(what, config)
     command = shlex.join(["steerflow", "analyse", what, *arguments])
     paths = write_analysis(run, what, points, rows, {"command": command, "settings": asdict(config), **made})
-    # Of what is measured at several flow times and scales, the means over these.
-    shown = [point for point in points if point.get("time") is None and point.get("scale") is None]
+    if shown is None:
+        # Of what is measured at several flow times and scales, the means over these.
+        shown = [point for point in points if point.get("time") is None and point.get("scale") is None]
     show_points(FIGURES[what].title, shown, _COLUMNS.get(what, _EVALUATED))
     for path in paths:
         print(path)

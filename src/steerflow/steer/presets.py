@@ -33,7 +33,7 @@ PRESETS: dict[str, Recipe] = {
     # The exact weight of the tilted policy, with samples of the actions to which the noise may lead.
     "tilted": Recipe(guidance="posterior", weight=0.1, schedule="tilt"),
     # Q-Guided Flow that steers less where critics disagree.
-    "qgf_agreeing": Recipe(guidance="agreeing", weight=0.1),
+    "qgf_consensus": Recipe(guidance="consensus", weight=0.1),
     # The critic's gradient at the noisy action.
     "qfql": Recipe(guidance="noisy", weight=0.1),
     # Behaviour cloning, best of 16 by the critic.

@@ -4,11 +4,11 @@ A new guidance is a frozen dataclass in a file of its own and one line here.
 """
 
 from steerflow.steer.family import Family
-from steerflow.steer.guidance.agreeing import Agreeing as Agreeing
 from steerflow.steer.guidance.amortised import Amortised as Amortised
 from steerflow.steer.guidance.base import Guidance as Guidance
 from steerflow.steer.guidance.chain import Bptt as Bptt
 from steerflow.steer.guidance.chain import Chain as Chain
+from steerflow.steer.guidance.consensus import Consensus as Consensus
 from steerflow.steer.guidance.jacobian import Jacobian as Jacobian
 from steerflow.steer.guidance.jacobian import Orthogonal as Orthogonal
 from steerflow.steer.guidance.noisy import Noisy as Noisy
@@ -28,7 +28,7 @@ GUIDANCES: Family[Guidance] = Family(
         "chain": Chain,
         "bptt": Bptt,
         "posterior": Posterior,
-        "agreeing": Agreeing,
+        "consensus": Consensus,
         "amortised": Amortised,
         "sum": Total,
     },

@@ -41,14 +41,17 @@ class Posterior:
         """Samples of ``p(a_1 | a_t = a)``; differentiable with respect to ``a``."""
         t = jnp.minimum(t, _LATEST)
         noises = jax.random.normal(jax.random.key(0), (self.samples, 1, a.shape[1]), a.dtype)
-        y = jnp.broadcast_to(noises, (self.samples, *a.shape))
-        for k in range(self.steps):
-            inner = k / self.steps
+
+        def step(y, now):
+            inner, left = now
             # Signal over noise of a_t and of y; together they are worth one noisy action at time `both`.
             ratio = jnp.sqrt((t / (1 - t)) ** 2 + (inner / (1 - inner)) ** 2)
             both = ratio / (1 + ratio)
             total = t / (1 - t) ** 2 * a + inner / (1 - inner) ** 2 * y
             x = jnp.where(ratio > 0, total / jnp.where(ratio > 0, ratio * (1 + ratio), 1.0), a)
-            estimate = x + (1 - both) * jax.vmap(lambda one, both=both: models.velocity(observations, one, both))(x)
-            y = y + (estimate - y) / (self.steps - k)
-        return y
+            estimate = x + (1 - both) * jax.vmap(lambda one: models.velocity(observations, one, both))(x)
+            return y + (estimate - y) / left, None
+
+        k = jnp.arange(self.steps, dtype=a.dtype)
+        y = jnp.broadcast_to(noises, (self.samples, *a.shape))
+        return jax.lax.scan(step, y, (k / self.steps, self.steps - k))[0]

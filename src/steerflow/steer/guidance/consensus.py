@@ -12,7 +12,7 @@ from steerflow.steer.models import Models
 
 
 @dataclass(frozen=True)
-class Agreeing:
+class Consensus:
     """QGF that steers less where critics disagree: ``g = c^power mean_e g_e`` with ``c = |mean_e g_e|^2 / mean_e |g_e|^2``.
 
     ``g_e`` is the gradient of critic e at the one-step estimate. The agreement ``c`` is 1 where all critics point the same way
@@ -25,7 +25,7 @@ class Agreeing:
     def __call__(self, models: Models, observations, a, t, v) -> Float[Array, "batch flat"]:
         ensemble = models.ensemble
         if ensemble is None:
-            raise MismatchError("The guidance agreeing compares critics: give q as (ensemble, batch), not one value.")
+            raise MismatchError("The guidance consensus compares critics: give q as (ensemble, batch), not one value.")
         q, pull = jax.vjp(lambda x: ensemble(observations, x), models.one_step_estimate(a, t, v))
         each = jax.vmap(lambda member: pull(jnp.broadcast_to(member[:, None], q.shape))[0])(
             jnp.eye(len(q), dtype=q.dtype)
