@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from steerflow.analyse.draw import Mean, Panel
@@ -105,16 +104,17 @@ def transfer_panels(found: Mapping[str, Any]) -> list[list[Panel]]:
 
 
 def _scatter(title: str, points: Sequence[Point], x: tuple[str, str], y: tuple[str, str]) -> Panel:
-    """A line for each method, from its smallest strength to its largest, at which it is written."""
+    """A line for each method, from its smallest strength to its largest, which are written beside it."""
     low, high = ("ci_low", "ci_high") if y[0] == "success" else (f"{y[0]}_low", f"{y[0]}_high")
     lines: dict[str, list[Mean]] = {}
     for name, line in _by(points, "line").items():
         for point in line:
             weight, candidates = point["recipe"]["weight"], point["recipe"]["candidates"]
             tested = point.get("split") == "test"
-            note = f"{weight:.3g}" if weight else f"n={candidates}" if candidates > 1 else ""
+            strengths = [f"{weight:.3g}"] * (weight > 0) + [f"n={candidates}"] * (candidates > 1)
+            note = " ".join(strengths) if point in (line[0], line[-1]) else ""
             mean = Mean(point[x[0]], point[y[0]], point[low], point[high], note, hollow=not tested)
-            lines.setdefault(name, []).append(mean if tested or point is line[-1] else replace(mean, note=""))
+            lines.setdefault(name, []).append(mean)
     return Panel(title, x[1], y[1], lines, success=y[0] == "success", scatter=True)
 
 

@@ -7,7 +7,6 @@ and how far they lie from the data. Success comes from the episode rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +110,7 @@ def _further(arms: Sequence[Arm], weights: Sequence[float]) -> list[Arm]:
     known = {arm.name for arm in arms}
     guided = {arm.method: arm for arm in arms if arm.recipe.guided}.values()
     further = [
-        replace(arm, name=f"{arm.method} w={w:g}", recipe=arm.recipe.replace(weight=w))
+        Arm.of(arm.method, arm.policy, arm.critic, arm.recipe.replace(weight=w), arm.parts)
         for arm in guided
         for w in weights
     ]
