@@ -78,3 +78,20 @@ def learn(kind, config, teacher, updates, *, batch=128, std=STD):
     learnt = learner.init(network_of(kind, config, teacher), config, teacher, jax.random.key(3))
     state = learnt, adam.init(learnt)
     return jax.jit(lambda state: jax.lax.scan(one, state, jnp.arange(updates)))(state)[0][0]
+
+
+def plain_mlp(mlp, x, member=None):
+    """Dense, layer norm (where there is one), GELU, and a linear output, in float64."""
+    get = lambda a: np.asarray(a if member is None else a[member], np.float64)  # noqa: E731
+    for layer, norm in zip(mlp.layers, mlp.norms, strict=True):
+        x = x @ get(layer.weight) + get(layer.bias)
+        if norm is not None:
+            x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+            x = x * get(norm.scale) + get(norm.shift)
+        x = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    return x @ get(mlp.output.weight) + get(mlp.output.bias)
+
+
+def plain_times(t, highest):
+    angles = np.asarray(t, np.float64)[:, None] * highest ** (1 - np.arange(8) / 8)
+    return np.concatenate([np.cos(angles), np.sin(angles)], axis=1)

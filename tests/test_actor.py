@@ -13,7 +13,7 @@ from steerflow.critic import Critic, CriticNetworks, measure_scales
 from steerflow.errors import ArtefactError, DataError, MismatchError, SteerflowError, UnknownNameError
 from steerflow.learn.networks import Critics, Value, Velocity
 from steerflow.learn.part_networks import AmortisedGradient
-from steerflow.part import Part
+from steerflow.part import NETWORKS, Part
 from steerflow.policy import Policy
 from steerflow.spec import Normaliser, Spec
 from steerflow.steer.actor import Actor, steer
@@ -45,6 +45,22 @@ def amortised():
         "network": {"hidden": [8, 8]},
     }
     return Part(SPEC, Normaliser(np.full(4, 0.3, np.float32), np.ones(4, np.float32)), network, meta)
+
+
+@pytest.fixture(scope="module")
+def every(amortised):
+    """Parts of every kind with random weights."""
+    settings = {
+        "robust": {"time_frequency": 100.0},
+        "optimal": {"time_frequency": 100.0},
+        "latent": {"noise_scale": 1.0},
+    }
+    made = {"amortised": amortised}
+    for kind, more in settings.items():
+        network = NETWORKS[kind](jax.random.key(4), 4, 6, hidden=(8, 8), **more)
+        meta = amortised.meta | {"kind": kind, "network": {"hidden": [8, 8], **more}}
+        made[kind] = Part(SPEC, amortised.normaliser, network, meta)
+    return made
 
 
 OBSERVATIONS = np.random.default_rng(0).normal(size=(37, 4)).astype(np.float32)
@@ -129,9 +145,11 @@ def test_saving_twice_writes_the_same_bytes_and_replaces_whole(parts, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
 
 
-@pytest.mark.parametrize("method", ["bc", "qgf", "best_of_n", "qgf_best_of_n", "qgf_amortised"])
-def test_batched_rows_equal_rows_alone_bit_for_bit(parts, amortised, method):
-    actor = steer(*parts, method, parts=[amortised])
+@pytest.mark.parametrize(
+    "method", ["bc", "qgf", "best_of_n", "qgf_best_of_n", "qgf_amortised", "robust_q", "cfgrl", "dsrl"]
+)
+def test_batched_rows_equal_rows_alone_bit_for_bit(parts, every, method):
+    actor = Actor(*parts, recipe(method), every)
     actions, info = actor.rows(SEEDS, DECISIONS, OBSERVATIONS, WEIGHTS)
     assert actions.shape == (37, 3, 2)
     assert all(len(x) == 37 for x in info.values())
@@ -142,9 +160,9 @@ def test_batched_rows_equal_rows_alone_bit_for_bit(parts, amortised, method):
             np.testing.assert_array_equal(x, info[name][rows])
 
 
-@pytest.mark.parametrize("method", ["qgf", "qgf_amortised"])
-def test_weight_zero_equals_behaviour_cloning_bit_for_bit(parts, amortised, method):
-    guided = steer(*parts, method, parts=[amortised]).rows(SEEDS, DECISIONS, OBSERVATIONS, 0 * WEIGHTS)[0]
+@pytest.mark.parametrize("method", ["qgf", "qgf_amortised", "robust_q", "cfgrl"])
+def test_weight_zero_equals_behaviour_cloning_bit_for_bit(parts, every, method):
+    guided = Actor(*parts, recipe(method), every).rows(SEEDS, DECISIONS, OBSERVATIONS, 0 * WEIGHTS)[0]
     plain = steer(*parts, "bc").rows(SEEDS, DECISIONS, OBSERVATIONS, 0 * WEIGHTS)[0]
     np.testing.assert_array_equal(guided, plain)
 
@@ -194,10 +212,13 @@ def test_paths_lead_from_the_noise_to_the_action(parts):
         ("qgf", {"solver": "heun", "steps": 5}, {"velocity": 10, "q_gradient": 10, "q": 1}),
         ("best_of_n", {"candidates": 4}, {"velocity": 40, "q_gradient": 0, "q": 4}),
         ("qgf_amortised", {}, {"velocity": 10, "q_gradient": 0, "q": 1, "amortised": 10}),
+        ("robust_q", {}, {"velocity": 10, "q_gradient": 0, "q": 1, "robust": 10}),
+        ("cfgrl", {}, {"velocity": 10, "q_gradient": 0, "q": 1, "optimal": 20}),
+        ("dsrl", {}, {"velocity": 10, "q_gradient": 0, "q": 1, "latent": 1}),
     ],
 )
-def test_network_calls_are_counted(parts, amortised, method, changes, calls):
-    assert steer(*parts, method, parts=[amortised], **changes).calls == calls
+def test_network_calls_are_counted(parts, every, method, changes, calls):
+    assert Actor(*parts, recipe(method, **changes), every).calls == calls
 
 
 def test_what_does_not_fit_is_named(parts):
@@ -218,9 +239,9 @@ def test_what_does_not_fit_is_named(parts):
     assert np.isnan(info["q"]).all()
 
 
-def test_every_preset_acts(parts, amortised):
+def test_every_preset_acts(parts, every):
     for name in PRESETS:
-        actions, _ = Actor(*parts, recipe(name), {"amortised": amortised})(jax.random.key(0), OBSERVATIONS[:4])
+        actions, _ = Actor(*parts, recipe(name), every)(jax.random.key(0), OBSERVATIONS[:4])
         assert np.isfinite(actions).all()
 
 

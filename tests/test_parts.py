@@ -16,7 +16,16 @@ import pytest
 
 from steerflow.critic import Critic, CriticNetworks
 from steerflow.errors import MismatchError, SteerflowError, UnknownNameError
-from steerflow.learn.config import PARTS, AmortisedConfig, FlowMatchingConfig, IQLConfig, TrainConfig
+from steerflow.learn.config import (
+    PARTS,
+    AmortisedConfig,
+    FlowMatchingConfig,
+    IQLConfig,
+    LatentConfig,
+    OptimalConfig,
+    RobustConfig,
+    TrainConfig,
+)
 from steerflow.learn.distil import LEARNERS
 from steerflow.learn.networks import Critics, Value
 from steerflow.learn.train import train
@@ -26,8 +35,8 @@ from steerflow.policy import Policy
 from steerflow.run import read_lines
 from steerflow.steer.actor import steer
 
-CONFIGS = {"amortised": AmortisedConfig}
-METHODS = {"amortised": "qgf_amortised"}
+CONFIGS = {"amortised": AmortisedConfig, "robust": RobustConfig, "optimal": OptimalConfig, "latent": LatentConfig}
+METHODS = {"amortised": "qgf_amortised", "robust": "robust_q", "optimal": "cfgrl", "latent": "dsrl"}
 
 
 def test_every_table_has_every_kind():

@@ -16,6 +16,7 @@ from steerflow.steer.actor import steer_functions
 from steerflow.steer.aggregate import AGGREGATES, MeanMinusStd, Min
 from steerflow.steer.guidance import GUIDANCES, Noisy, OneStep, Total
 from steerflow.steer.models import Models
+from steerflow.steer.noise import NOISES
 from steerflow.steer.prefix import Prefix, prefix_weights, with_prefix
 from steerflow.steer.presets import PRESETS, recipe
 from steerflow.steer.recipe import Recipe
@@ -44,16 +45,24 @@ def exact_gradient(q):
     return lambda observations, a: jax.grad(lambda x: jnp.sum(q(observations, x)))(a)
 
 
+def parts_of(q):
+    """Parts of every kind, as functions."""
+    return {
+        "amortised": exact_gradient(q),
+        "robust": lambda observations, a, t: (1 + t) * q(observations, a),
+        "optimal": lambda observations, a, t, optimal: gaussian_velocity(observations, a, t) + 0.3 * optimal * a,
+        "latent": lambda observations, normal: jnp.tanh(observations + 0.5 * normal),
+    }
+
+
 def keys_of(n, seed=0):
     return jax.random.split(jax.random.key(seed), n)
 
 
 def models_of(q, velocity=gaussian_velocity):
-    """All that any member may ask: two critics that differ by a constant, and an amortised gradient without error."""
+    """All that any member may ask: two critics that differ by a constant, and parts of every kind."""
     ensemble = lambda observations, a: jnp.stack([q(observations, a), q(observations, a) + 1])  # noqa: E731
-    return Models(
-        velocity, q, {"amortised": exact_gradient(q)}, ensemble=ensemble, scales={"gradient": 0.5, "spread": 2.0}
-    )
+    return Models(velocity, q, parts_of(q), ensemble=ensemble, scales={"gradient": 0.5, "spread": 2.0})
 
 
 MODELS = models_of(quadratic_q(0.2, 1.5))
@@ -431,6 +440,16 @@ class TestGuidanceContract:
         assert Recipe.from_json(chosen.to_json()) == chosen
 
 
+@pytest.mark.parametrize("name", list(NOISES))
+def test_noise_has_the_shape_of_chunks_and_is_each_rows_own(name):
+    noise = jax.jit(lambda keys, observations: NOISES.parse(name)(MODELS, keys, observations, 2))
+    keys, got = keys_of(64), noise(keys_of(64), OBSERVATIONS)
+    assert got.shape == (64, 2)
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got[10:20], noise(keys[10:20], OBSERVATIONS[10:20]), rtol=1e-6)
+    assert len(np.unique(np.asarray(got)[:, 0])) == 64
+
+
 def test_an_amortised_gradient_without_error_steers_as_qgf_does():
     for weight in (0.1, 1.0):
         exact, amortised = (
@@ -444,6 +463,8 @@ def test_a_recipe_asks_what_its_members_ask():
     assert recipe("bc").asks == frozenset()
     assert recipe("qgf").asks == {"critic"}
     assert recipe("qgf_amortised").asks == {"amortised"}
+    assert recipe("dsrl").asks == {"latent"}
+    assert recipe("qgf", noise="latent").asks == {"critic", "latent"}
     assert recipe("qgf_amortised", candidates=4, select="best_of_n").asks == {"critic", "amortised"}
     assert Recipe(guidance=Total((("amortised", 1.0), ("noisy", 0.5)))).asks == {"critic", "amortised"}
 

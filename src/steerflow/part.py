@@ -11,12 +11,17 @@ from jaxtyping import Array
 
 from steerflow.critic import Critic
 from steerflow.errors import MismatchError, SteerflowError, unknown
-from steerflow.learn.part_networks import AmortisedGradient
+from steerflow.learn.part_networks import AmortisedGradient, NoiseActor, NoisyCritic, OptimalityVelocity
 from steerflow.policy import Policy
 from steerflow.trained import Trained, load_trained
 
 # The network of each kind; learn/distil.py says how it is learnt.
-NETWORKS: Mapping[str, Callable[..., eqx.Module]] = {"amortised": AmortisedGradient}
+NETWORKS: Mapping[str, Callable[..., eqx.Module]] = {
+    "amortised": AmortisedGradient,
+    "robust": NoisyCritic,
+    "optimal": OptimalityVelocity,
+    "latent": NoiseActor,
+}
 
 
 @dataclass(frozen=True)

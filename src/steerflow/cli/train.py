@@ -9,14 +9,25 @@ from typing import Annotated, Literal
 from tyro.conf import Suppress, arg
 
 from steerflow.cli.shell import Command, dispatch, keeping, parse
-from steerflow.learn.config import AmortisedConfig, FlowMatchingConfig, IQLConfig, TrainConfig
+from steerflow.learn.config import (
+    AmortisedConfig,
+    FlowMatchingConfig,
+    IQLConfig,
+    LatentConfig,
+    OptimalConfig,
+    RobustConfig,
+    TrainConfig,
+)
 
 _PLACE = "steerflow.cli.train"
 COMMANDS = {
     "policy": Command(f"{_PLACE}:policy", "behaviour cloning of a flow; one policy serves every task of its data"),
     "critic": Command(f"{_PLACE}:critic", "one critic for each task, all at once; any of them steers the policy"),
     "both": Command(f"{_PLACE}:both", "policy and critics on the same batches"),
-    "amortised": Command(f"{_PLACE}:amortised", "a small network in place of a trained critic's gradient"),
+    "amortised": Command(f"{_PLACE}:amortised", "a part: a small network in place of a critic's gradient"),
+    "robust": Command(f"{_PLACE}:robust", "a part: a critic that is asked about noisy actions"),
+    "optimal": Command(f"{_PLACE}:optimal", "a part: a flow of all actions and of the better ones"),
+    "latent": Command(f"{_PLACE}:latent", "a part: an actor that chooses where the flow starts"),
 }
 _ABOUT = """Train from a data set; the results are RUN/policy and RUN/critic/TASK. From these, frozen, parts are learnt for the
 methods that ask them: RUN/KIND/TASK."""
@@ -46,6 +57,9 @@ class _Plain(TrainConfig):
     """Without the options of parts."""
 
     amortised: Suppress[AmortisedConfig] = field(default_factory=AmortisedConfig)
+    robust: Suppress[RobustConfig] = field(default_factory=RobustConfig)
+    optimal: Suppress[OptimalConfig] = field(default_factory=OptimalConfig)
+    latent: Suppress[LatentConfig] = field(default_factory=LatentConfig)
 
 
 @dataclass(frozen=True)
@@ -111,6 +125,30 @@ class _Amortised(_Part):
     amortised: AmortisedConfig = field(default_factory=AmortisedConfig)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Robust(_Part):
+    """Distil a run's critics into one that is asked about noisy actions: RUN/robust/TASK, for the method robust_q."""
+
+    learn: Suppress[Literal["robust"]] = "robust"
+    robust: RobustConfig = field(default_factory=RobustConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Optimal(_Part):
+    """Train a flow of all actions and of those a run's critics prefer: RUN/optimal/TASK, for the method cfgrl."""
+
+    learn: Suppress[Literal["optimal"]] = "optimal"
+    optimal: OptimalConfig = field(default_factory=OptimalConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Latent(_Part):
+    """Train an actor that chooses where a run's flow starts: RUN/latent/TASK, for the method dsrl."""
+
+    learn: Suppress[Literal["latent"]] = "latent"
+    latent: LatentConfig = field(default_factory=LatentConfig)
+
+
 def train(arguments: list[str]) -> None:
     dispatch("steerflow train", COMMANDS, arguments, _ABOUT)
 
@@ -129,6 +167,18 @@ def both(arguments: list[str]) -> None:
 
 def amortised(arguments: list[str]) -> None:
     _train(parse(_Amortised, arguments, prog="steerflow train amortised"))
+
+
+def robust(arguments: list[str]) -> None:
+    _train(parse(_Robust, arguments, prog="steerflow train robust"))
+
+
+def optimal(arguments: list[str]) -> None:
+    _train(parse(_Optimal, arguments, prog="steerflow train optimal"))
+
+
+def latent(arguments: list[str]) -> None:
+    _train(parse(_Latent, arguments, prog="steerflow train latent"))
 
 
 def _train(options: TrainConfig) -> None:

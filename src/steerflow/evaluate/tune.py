@@ -222,7 +222,7 @@ def _plain(tuned: Sequence[_Method], planned: Sequence[Recipe]) -> list[tuple[st
 
 
 def _search(recipe: Recipe) -> tuple:
-    return recipe.refine, recipe.select, recipe.candidates > 1
+    return type(recipe.noise), recipe.refine, recipe.select, recipe.candidates > 1
 
 
 class EpisodeBar:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 # The kinds of parts: what is learnt for steering beside policy and critic, from these two.
-PARTS = ("amortised",)
+PARTS = ("amortised", "robust", "optimal", "latent")
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,44 @@ class AmortisedConfig:
 
 
 @dataclass(frozen=True)
+class RobustConfig:
+    """RobustQ: distillation of the critics into one that is asked about noisy actions."""
+
+    # Hidden layers.
+    hidden: tuple[int, ...] = (512, 512, 512, 512)
+    # Adam's step size.
+    learning_rate: float = 3e-4
+    # How the critics are combined.
+    aggregate: str = "min"
+
+
+@dataclass(frozen=True)
+class OptimalConfig:
+    """CFGRL: a flow of all actions and of those of positive advantage."""
+
+    # Hidden layers.
+    hidden: tuple[int, ...] = (512, 512, 512, 512)
+    # Adam's step size.
+    learning_rate: float = 3e-4
+    # How the critics are combined for the advantage.
+    aggregate: str = "min"
+
+
+@dataclass(frozen=True)
+class LatentConfig:
+    """DSRL: an actor that chooses where the flow starts, and critics of such starts."""
+
+    # Hidden layers of the actor and of each critic.
+    hidden: tuple[int, ...] = (512, 512, 512, 512)
+    # Adam's step size.
+    learning_rate: float = 3e-4
+    # Starts lie in [-noise_scale, noise_scale].
+    noise_scale: float = 1.0
+    # Euler steps of the flow that is started, as in the recipe that uses it.
+    steps: int = 10
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One training run: `RUN/policy` and `RUN/critic/<task>` are its results, of several seeds each below `RUN/seed-N`."""
 
@@ -73,7 +111,7 @@ class TrainConfig:
     # Run folder; running the same command again continues it.
     run: Path
     # What is trained: the policy, the critics, or both at once on the same batches; or, from these, parts of one kind.
-    learn: Literal["policy", "critic", "both", "amortised"] = "both"
+    learn: Literal["policy", "critic", "both", "amortised", "robust", "optimal", "latent"] = "both"
     # Tasks whose critics are trained, all in one call; rewards come from the store, or OGBench's labels. Those of parts need
     # critics in the run folder.
     tasks: tuple[str, ...] = ()
@@ -95,6 +133,9 @@ class TrainConfig:
     critic: IQLConfig = field(default_factory=IQLConfig)
     # Settings of the parts, by kind.
     amortised: AmortisedConfig = field(default_factory=AmortisedConfig)
+    robust: RobustConfig = field(default_factory=RobustConfig)
+    optimal: OptimalConfig = field(default_factory=OptimalConfig)
+    latent: LatentConfig = field(default_factory=LatentConfig)
     # Of the factors in the networks' products while training; sums, parameters and optimisers are float32 in either case.
     # "bfloat16" is faster on GPUs that have it, and rounds: results are no longer those of float32.
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -22,7 +22,7 @@ from steerflow.data.index import Chunks
 from steerflow.data.store import DataSet
 from steerflow.envs.tasks import canonical_task
 from steerflow.errors import ArtefactError, SteerflowError, unknown
-from steerflow.learn import amortised
+from steerflow.learn import amortised, latent, optimal, robust
 from steerflow.learn.config import FlowMatchingConfig, TrainConfig
 from steerflow.learn.devices import Layout
 from steerflow.learn.state import INIT, NOISE, VALIDATION, over_axis, stream
@@ -59,7 +59,12 @@ class PartLearner(Protocol):
         ...
 
 
-LEARNERS: Mapping[str, PartLearner] = {"amortised": amortised}
+LEARNERS: Mapping[str, PartLearner] = {
+    "amortised": amortised,
+    "robust": robust,
+    "optimal": optimal,
+    "latent": latent,
+}
 
 
 class DistilState(eqx.Module):

@@ -134,7 +134,7 @@ class Actor:
         def counted(name: str, function: Callable[..., Array]) -> Callable[..., Array]:
             def call(*inputs):
                 counts[name] += 1
-                result = jax.eval_shape(function, *inputs)
+                result = jax.eval_shape(lambda: function(*inputs))
                 return jnp.zeros(result.shape, result.dtype)
 
             return call

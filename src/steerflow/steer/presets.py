@@ -42,6 +42,12 @@ PRESETS: dict[str, Recipe] = {
     "qgf_best_of_n": Recipe(guidance="one_step", weight=0.1, candidates=4, select="best_of_n"),
     # Q-Guided Flow with the critic's gradient predicted by a small network: steerflow train amortised.
     "qgf_amortised": Recipe(guidance="amortised", weight=0.1),
+    # The gradient of a critic that was trained on noisy actions, RobustQ: steerflow train robust.
+    "robust_q": Recipe(guidance="robust", weight=0.1),
+    # Classifier-free guidance by the actions of positive advantage, arXiv 2505.23458: steerflow train optimal.
+    "cfgrl": Recipe(guidance="cfg", weight=3.0),
+    # Starts of the flow that a learnt actor chooses, DSRL: steerflow train latent.
+    "dsrl": Recipe(noise="latent"),
     # Q-Guided Flow whose step is a fraction of the velocity's norm, whatever the critic's scale.
     "qgf_normalised": Recipe(guidance="one_step", weight=0.15, schedule="normalised"),
 }

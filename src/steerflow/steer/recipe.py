@@ -89,7 +89,9 @@ class Recipe:
     @property
     def asks(self) -> frozenset[str]:
         """What the action depends on beside the policy: "critic", and kinds of parts."""
-        return frozenset(name for part in (self.guidance, self.refine, self.select) for name in asks_of(part))
+        return frozenset(
+            name for member in (self.noise, self.guidance, self.refine, self.select) for name in asks_of(member)
+        )
 
     def replace(self, **changes: Any) -> Recipe:
         """A copy with changes; raises with the nearest names for an unknown field."""

@@ -63,7 +63,7 @@ def sample(
     at = weights if callable(weights) else lambda t: weights
     by_row = lambda x: jnp.broadcast_to(x, states.shape[:1])  # noqa: E731
 
-    a = jax.vmap(lambda key, state: recipe.noise(key, state, flat))(row_keys[:, 1:].reshape(-1), states)
+    a = recipe.noise(models, row_keys[:, 1:].reshape(-1), states, flat)
 
     def guided(a, t, last, due):
         """(v, g, w(t) at weight 1, field); where guidance does not act or is not due, it is not asked and g is the last one."""

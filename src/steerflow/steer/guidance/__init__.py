@@ -6,6 +6,7 @@ A new guidance is a frozen dataclass in a file of its own and one line here.
 from steerflow.steer.family import Family
 from steerflow.steer.guidance.amortised import Amortised as Amortised
 from steerflow.steer.guidance.base import Guidance as Guidance
+from steerflow.steer.guidance.cfg import ClassifierFree as ClassifierFree
 from steerflow.steer.guidance.chain import Bptt as Bptt
 from steerflow.steer.guidance.chain import Chain as Chain
 from steerflow.steer.guidance.consensus import Consensus as Consensus
@@ -15,6 +16,7 @@ from steerflow.steer.guidance.noisy import Noisy as Noisy
 from steerflow.steer.guidance.nothing import Nothing as Nothing
 from steerflow.steer.guidance.one_step import OneStep as OneStep
 from steerflow.steer.guidance.posterior import Posterior as Posterior
+from steerflow.steer.guidance.robust import Robust as Robust
 from steerflow.steer.guidance.total import Total as Total
 
 GUIDANCES: Family[Guidance] = Family(
@@ -30,6 +32,8 @@ GUIDANCES: Family[Guidance] = Family(
         "posterior": Posterior,
         "consensus": Consensus,
         "amortised": Amortised,
+        "robust": Robust,
+        "cfg": ClassifierFree,
         "sum": Total,
     },
 )

@@ -1,6 +1,7 @@
-"""Where the flow starts: ``noise(key, observation, flat)`` -> (flat,), for one row."""
+"""Where the flow starts: ``noise(models, keys, observations, flat)`` -> (batch, flat), with one key for each row."""
 
 from steerflow.steer.family import Family
 from steerflow.steer.noise.gaussian import Gaussian as Gaussian
+from steerflow.steer.noise.latent import Latent as Latent
 
-NOISES = Family("noise", {"gaussian": Gaussian})
+NOISES = Family("noise", {"gaussian": Gaussian, "latent": Latent})

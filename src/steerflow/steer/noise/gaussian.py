@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 from jaxtyping import Array, Float, Key
+
+from steerflow.steer.models import Models
 
 
 @dataclass(frozen=True)
@@ -12,5 +15,9 @@ class Gaussian:
 
     scale: float = 1.0
 
-    def __call__(self, key: Key[Array, ""], observation: Float[Array, " obs"], flat: int) -> Float[Array, " flat"]:
-        return self.scale * jax.random.normal(key, (flat,), observation.dtype)
+    asks: ClassVar[tuple[str, ...]] = ()
+
+    def __call__(
+        self, models: Models, keys: Key[Array, " batch"], observations: Float[Array, "batch obs"], flat: int
+    ) -> Float[Array, "batch flat"]:
+        return self.scale * jax.vmap(lambda key: jax.random.normal(key, (flat,), observations.dtype))(keys)
