@@ -90,6 +90,7 @@ def test_on_a_linear_flow_the_actor_starts_where_the_flow_ends_at_the_optimum():
     slope = (plain_endpoint(0 * s, np.full((300, 2), 0.1), 10) - plain_endpoint(0 * s, np.zeros((300, 2)), 10)) / 0.1
     best = (np.asarray(aim(s)) - offset) / slope
     assert np.abs(best).max() < 0.9
+    assert got.path is not None
     np.testing.assert_allclose(np.asarray(got.path[0]).mean(0), best.mean(0), atol=0.06)
     plain = sample(keys, s, models, recipe("bc"), flat=2)
     assert np.square(got.actions - aim(s)).mean() < 0.2 * np.square(plain.actions - aim(s)).mean()
