@@ -107,7 +107,9 @@ def test_a_run_is_learnt_from_task_by_task_or_all_at_once(kind, copy, tmp_path):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
 
 
-def test_running_again_reuses_more_updates_continue_and_other_settings_begin_anew(kind, copy, tmp_path):
+def test_running_again_reuses_more_updates_continue_and_other_settings_begin_anew(copy, tmp_path):
+    # The kind with the largest state: three networks' worth, and a number.
+    kind = "latent"
     train(config_of(kind, copy, tasks=("reach",)))
     first, written = weights(kind, copy), (copy / kind / "reach/meta.json").stat().st_mtime_ns
     train(config_of(kind, copy, tasks=("reach",)))

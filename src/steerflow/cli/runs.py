@@ -29,7 +29,7 @@ class Changes:
     solver: str | None = None
     # Equal steps from noise to action.
     steps: int | None = None
-    # Which vector is added to the velocity: none, one_step, noisy, amortised, or a sum.
+    # Which vector is added to the velocity: one_step, noisy, jacobian, robust, cfg, ...; a wrong name is answered with near ones.
     guidance: str | None = None
     # How the weight varies over flow time: constant, window(start=0.2), ramp or normalised (a fraction of the velocity).
     schedule: str | None = None
