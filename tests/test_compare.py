@@ -3,14 +3,18 @@
 import itertools
 import json
 import math
+import re
 import shutil
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rliable.metrics import aggregate_iqm
 from scipy.stats import binomtest
 
 from actors_for_tests import DriftActor, untrained
+from steerflow.cli.runs import Changes, read_methods
 from steerflow.errors import ArtefactError, MismatchError, SteerflowError, UnknownNameError
 from steerflow.evaluate.arms import Actors
 from steerflow.evaluate.choose import best, curves
@@ -19,7 +23,9 @@ from steerflow.evaluate.rows import read_rows, rows_path
 from steerflow.evaluate.statistics import resampled_means
 from steerflow.evaluate.sweep import sweep
 from steerflow.evaluate.tune import Effort
+from steerflow.report import words
 from steerflow.report.comparison import render_comparison
+from steerflow.report.tradeoff import _LETTER, _LINE, _label_places
 from steerflow.spec import Spec
 from steerflow.steer.presets import recipe
 
@@ -192,6 +198,50 @@ def test_costs_are_measured_once_and_returns_compared_where_no_success_is_told(t
     page = render_comparison(table, "a comparison")
     assert "mean return" in page
     assert "bc steps=2" in page
+
+
+def test_the_page_shows_every_method_and_what_is_missing(compared):
+    _, table = compared
+    page = render_comparison(table, "study")
+    assert page == render_comparison(json.loads(json.dumps(table)), "study")
+    (figure,) = re.findall(r"<svg[^>]*role=\"img\".*?</svg>", page, re.DOTALL)
+    for m in table["methods"]:
+        assert f"{m['method']}: {m['iqm']:.3g} ({m['iqm_low']:.3g} to {m['iqm_high']:.3g})" in figure
+        for run in table["tasks"][0]["methods"][table["methods"].index(m)]["runs"]:
+            assert f"{words.percent(run['score'])} {run['arm']}" in page
+    assert "still to come" not in page
+    gap = {"run": "study/seed-7", "task": "reach"}
+    assert "<li>reach with study/seed-7</li>" in render_comparison({**table, "missing": [gap]}, "study")
+
+
+@given(st.lists(st.tuples(st.floats(0, 0.7), st.floats(0, 1)), min_size=1, max_size=12))
+def test_labels_of_a_scatter_plot_do_not_overlap(spots):
+    places = _label_places(spots, ["method"] * len(spots))
+    for (x, y), (left, _) in zip(spots, places, strict=True):
+        assert left > x
+        assert 0 <= y <= 1
+    for (x, y), (other_x, other_y) in itertools.combinations(places, 2):
+        assert abs(y - other_y) > 0.999 * _LINE or abs(x - other_x) > 0.999 * _LETTER * len("method")
+
+
+def test_methods_are_written_like_calls():
+    methods = read_methods(["qgf, bc", "qgf(aggregate=mean, schedule=window(start=0.5))", "fast(steps=3)"], Changes())
+    mean = recipe("qgf", aggregate="mean", schedule="window(start=0.5)")
+    assert methods == {
+        "bc": recipe("bc"),
+        "qgf": recipe("qgf"),
+        "qgf schedule=window(start=0.5, stop=1.0) aggregate=mean": mean,
+        "fast steps=3": recipe("fast", steps=3),
+    }
+    changed = read_methods(["qgf"], Changes(steps=5, aggregate="mean"))
+    assert changed == {
+        "bc": recipe("bc", steps=5),
+        "qgf aggregate=mean steps=5": recipe("qgf", steps=5, aggregate="mean"),
+    }
+    with pytest.raises(SteerflowError, match="like a call"):
+        read_methods(["qgf(steps=3"], Changes())
+    with pytest.raises(UnknownNameError, match="'steps'"):
+        read_methods(["qgf(stesp=3)"], Changes())
 
 
 def test_bad_comparisons_get_an_instruction_before_anything_runs(tmp_path):

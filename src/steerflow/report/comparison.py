@@ -38,7 +38,7 @@ def render_comparison(table: Mapping[str, Any], name: str) -> str:
         "costed": all(m["cost"] is not None for m in table["methods"]),
         "overall": by_method("overall", table),
         "tasks_plot": by_task("tasks", table) if len(table["tasks"]) > 1 else None,
-        "cost_plot": against_cost("cost", table),
+        "cost_plots": against_cost("cost", table),
         "budget": table["settings"]["budget"],
         "facts": _facts(table),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +15,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # A letter's width and a line's height, as parts of a scatter plot's axes.
-_LETTER, _LINE = 0.0225, 0.07
-_COSTS = {"GFLOP of one decision": lambda c: c["gflop"], "ms of one decision": lambda c: c["ms"]["1"]["median"]}
+_LETTER, _LINE = 0.0115, 0.047
+# What costs are called, where they stand, and what they are.
+_COSTS: dict[str, tuple[Callable[[Mapping[str, Any]], float], str]] = {
+    "GFLOP of one decision": (
+        lambda cost: cost["gflop"],
+        "the operations of the action's compiled program alone, with every loop written out and every critic differentiated.",
+    ),
+    "ms of one decision": (
+        lambda cost: cost["ms"]["1"]["median"],
+        "the median time of calls with one observation, which skip what they can.",
+    ),
+}
 
 
 def by_method(name: str, table: Mapping[str, Any]) -> Plot:
@@ -70,27 +80,26 @@ def by_task(name: str, table: Mapping[str, Any]) -> Plot:
     return Plot(name, "Task by task", tuple(panels), (), caption)
 
 
-def against_cost(name: str, table: Mapping[str, Any]) -> Plot | None:
-    """The same results against the operations and the time of a decision; None where costs were not measured."""
+def against_cost(name: str, table: Mapping[str, Any]) -> tuple[Plot, ...]:
+    """The same results against the operations and the time of a decision; none where costs were not measured."""
     if any(m["cost"] is None for m in table["methods"]):
-        return None
+        return ()
     looks = marks([m["method"] for m in table["methods"]])
-    with drawing():
-        panels = tuple(
-            _scatter(f"{name}-{i}", label, [value(m["cost"]) for m in table["methods"]], table, looks)
-            for i, (label, value) in enumerate(_COSTS.items())
+    plots = []
+    for i, (label, (value, about)) in enumerate(_COSTS.items()):
+        with drawing():
+            costs = [value(m["cost"]) for m in table["methods"]]
+            panel = _scatter(f"{name}-{i}", label, costs, table, looks)
+        caption = (
+            f"Interquartile mean of {_what(table)} against {about} Up and to the left is better; cost is on a log axis."
         )
-    caption = (
-        "Up and to the left is better. Operations are counted from the compiled program of the action alone, with every loop "
-        "written out and every critic differentiated; milliseconds are the median of calls with one observation on the "
-        f"machine below, which skip what they can. Cost axes are logarithmic. Results: interquartile mean of {_what(table)}."
-    )
-    return Plot(name, "Results against cost", panels, (), caption)
+        plots.append(Plot(f"{name}-plot-{i}", f"Results against {label}", (panel,), (), caption))
+    return tuple(plots)
 
 
 def _scatter(name: str, label: str, costs: Sequence[float], table: Mapping[str, Any], looks: Mapping[str, Mark]) -> str:
     methods = table["methods"]
-    figure = new_figure(1.15 * WIDTH, 290)
+    figure = new_figure(1.6 * WIDTH, 360)
     axes = figure.subplots()
     for cost, m in zip(costs, methods, strict=True):
         look = looks[m["method"]]
@@ -110,19 +119,23 @@ def _scatter(name: str, label: str, costs: Sequence[float], table: Mapping[str, 
         (float(np.log(c / low) / np.log(high / low)), (m["iqm"] - bottom) / (top - bottom))
         for c, m in zip(costs, methods, strict=True)
     ]
-    for m, place in zip(methods, _label_places(spots, [m["method"] for m in methods]), strict=True):
+    for m, spot, place in zip(methods, spots, _label_places(spots, [m["method"] for m in methods]), strict=True):
         axes.annotate(m["method"], place, xycoords="axes fraction", fontsize=10, va="center")
+        if abs(place[1] - spot[1]) > _LINE / 2:
+            ends = zip(spot, (place[0] - _LETTER / 2, place[1]), strict=True)
+            axes.plot(*ends, color=MUTED, linewidth=0.7, transform=axes.transAxes, zorder=2)
     spoken = "; ".join(f"{m['method']}: {m['iqm']:.3g} at {c:.3g}" for c, m in zip(costs, methods, strict=True))
     return to_svg(figure, name, f"Results against {label}", spoken)
 
 
 def _label_places(spots: Sequence[tuple[float, float]], names: Sequence[str]) -> list[tuple[float, float]]:
     """Where each point's name begins: right of it, or as near above or below as other names and points leave room."""
-    taken = [(x - 0.02, x + 0.02, y - 0.025, y + 0.025) for x, y in spots]
+    taken = [(x - 0.012, x + 0.012, y - 0.02, y + 0.02) for x, y in spots]
     places = []
+    furthest = 6 * len(names)
+    shifts = sorted((s * _LINE / 3 for s in range(-furthest, furthest + 1)), key=lambda s: (abs(s), s))
     for (x, y), name in zip(spots, names, strict=True):
-        shifts = sorted((s * _LINE / 3 for s in range(-30, 31)), key=lambda s: (abs(s), s))
-        boxes = [(x + 0.025, x + 0.025 + _LETTER * len(name), y + s - _LINE / 2, y + s + _LINE / 2) for s in shifts]
+        boxes = [(x + 0.02, x + 0.02 + _LETTER * len(name), y + s - _LINE / 2, y + s + _LINE / 2) for s in shifts]
         free = [b for b in boxes if b[2] >= -0.02 and not any(_overlap(b, other) for other in taken)]
         box = (free or boxes)[0]
         taken.append(box)
