@@ -186,7 +186,7 @@ def test_costs_are_measured_once_and_returns_compared_where_no_success_is_told(t
     assert bc["mean"] == returns["bc steps=2"]
     assert qgf["optimistic"] == max(returns.values())
     # Behaviour cloning asks no critic; the other one only if its chosen weight is not 0.
-    entries = json.loads((tmp_path / "out" / "costs.json").read_text())["costs"]
+    entries = json.loads((run / "evaluations" / "costs.json").read_text())["costs"]
     (plain,) = (e for e in entries if e["of"]["recipe"]["guidance"] == "none")
     assert {name: n for name, n in plain["cost"]["calls"].items() if n} == {"velocity": 2}
     assert set(plain["of"]["networks"]) == {"policy"}
@@ -259,7 +259,7 @@ def test_bad_comparisons_get_an_instruction_before_anything_runs(tmp_path):
     other, _ = untrained(tmp_path / "other", TASKS[0], Spec(2, 2, 5, (-1.0, -1.0), (1.0, 1.0)))
     assert other.spec.chunk == 5
     with pytest.raises(MismatchError, match="chunk"):
-        compare([folder], ["qgf"], out, policy=tmp_path / "other", **SETTINGS)
+        compare([folder], ["qgf"], out, policies=[tmp_path / "other"], **SETTINGS)
     shutil.rmtree(folder / "seed-1" / "critic" / TASKS[1])
     with pytest.raises(SteerflowError, match=r"seed-1 has no critic of .*Silent-v0, which other seeds have"):
         compare([folder], ["qgf"], out, **SETTINGS)
@@ -281,18 +281,28 @@ def test_each_run_takes_part_in_the_tasks_that_it_has(tmp_path):
         cells_of([one], TASKS[:1])
 
 
-def test_another_critic_has_results_of_its_own(tmp_path):
+def test_another_critic_is_another_line_of_the_table(tmp_path):
     run = study(tmp_path / "study", TASKS[:1], (0,)) / "seed-0"
     mine, own = untrained(run, TASKS[0])
-    _, critic = untrained(tmp_path / "other", TASKS[0], seed=7)
+    _, other = untrained(tmp_path / "other", TASKS[0], seed=7)
+    assert own.fingerprint != other.fingerprint
+    place = str(tmp_path / "other")
     settings = {**SETTINGS, "effort": Effort(1, 2, 1, grid=(0.1,))}
-    compare([run], ["qgf"], tmp_path / "out", **settings)
-    rows = len(read_rows(rows_path(run, TASKS[0])))
-    table = compare([run], ["qgf"], tmp_path / "out", critic=tmp_path / "other", **settings)
-    (cell,) = table["cells"]
-    assert cell["artefacts"] == [[mine.fingerprint, critic.fingerprint]]
-    assert critic.fingerprint != own.fingerprint
-    assert len(read_rows(rows_path(run, TASKS[0]))) == 2 * rows
+    table = compare([run], ["qgf"], tmp_path / "out", critics=[None, place], **settings)
+    names = ["bc", "qgf", f"bc, critic of {place}", f"qgf, critic of {place}"]
+    assert [m["method"] for m in table["methods"]] == names
+    assert [set(m["against"]) for m in table["methods"]] == [{"qgf"}, {"bc"}, {"bc", "qgf"}, {"bc", "qgf"}]
+    assert [cell["artefacts"] for cell in table["cells"]] == [
+        [[mine.fingerprint, critic.fingerprint]] for critic in (own, other)
+    ]
+    rows = read_rows(rows_path(run, TASKS[0]))
+    assert {sum(r.critic == critic.fingerprint for r in rows) for critic in (own, other)} == {len(rows) // 2}
+    # The other critic alone: no critic of the run's own is needed.
+    shutil.rmtree(run / "critic")
+    alone = compare([run], ["qgf"], tmp_path / "out", tasks=TASKS[:1], critics=[place], **settings)
+    assert [m["method"] for m in alone["methods"]] == names[2:]
+    assert [m["mean"] for m in alone["methods"]] == [m["mean"] for m in table["methods"][2:]]
+    assert alone["methods"][1]["against"].keys() == {names[2]}
 
 
 def test_the_budget_of_candidates_is_spent_near_the_methods_own_number():

@@ -54,9 +54,10 @@ class Compare:
     workers: int | None = None
     # Environments in a process.
     lanes: int = 4
-    # Steer another policy, or by another critic, than the runs' own: a run, or the folder of an artefact.
-    policy: Path | None = None
-    critic: Path | None = None
+    # Steer other policies, or by other critics, than the runs' own: runs, or folders of artefacts; "own" is the run's own.
+    # With several, every method is in the table with each: --critics own OTHER.
+    policies: Annotated[tuple[str, ...], arg(aliases=("--policy",))] = ("own",)
+    critics: Annotated[tuple[str, ...], arg(aliases=("--critic",))] = ("own",)
     # Changes to all methods.
     changes: OmitArgPrefixes[Changes] = field(default_factory=Changes)
 
@@ -96,8 +97,8 @@ def compare(arguments: list[str]) -> None:
         tasks=split_names(config.tasks),
         reference=config.reference,
         effort=effort,
-        policy=config.policy,
-        critic=config.critic,
+        policies=[None if place == "own" else place for place in config.policies],
+        critics=[None if place == "own" else place for place in config.critics],
         cost=config.cost,
         workers=config.workers,
         lanes=config.lanes,

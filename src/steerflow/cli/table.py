@@ -76,7 +76,9 @@ def show_comparison(table: Mapping[str, Any]) -> None:
     """Print results by method, with intervals, paired differences and settings tried; then what a decision costs."""
     told = table["measure"] == "success"
     others = [
-        name for name in dict.fromkeys(("bc", table["reference"])) if name in {m["method"] for m in table["methods"]}
+        name
+        for name in dict.fromkeys((table["cloning"], table["reference"]))
+        if name in {m["method"] for m in table["methods"]}
     ]
 
     def number(value: float, sign: str = "") -> str:
@@ -86,7 +88,7 @@ def show_comparison(table: Mapping[str, Any]) -> None:
         d = m["against"].get(other)
         return f"{number(d['difference'], '+')} ({d['wins']}:{d['losses']})" if d else ""
 
-    tasks, cells = len(table["tasks"]), len(table["cells"])
+    tasks, cells = len(table["tasks"]), table["pairs"]
     title = f"{table['measure']} over {_count(tasks, 'task')}, {_count(cells, 'pair')} of task and run"
     results = _table(title, "IQM", "95 % interval", "mean", *(f"- {name} (won:lost)" for name in others), "tried")
     for m in table["methods"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # As many settings as six weights.
 CANDIDATES = (2, 4, 8, 16, 32, 64)
-TABLE, COSTS = "compare.json", "costs.json"
+TABLE = "compare.json"
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,18 @@ class Cell:
         return f"{folder.parent.name}/{folder.name}" if folder.name.startswith("seed-") else folder.name
 
 
+@dataclass(frozen=True)
+class Pair:
+    """A policy and a critic: each a run, or the folder of an artefact, or None for the run's own."""
+
+    policy: Path | str | None = None
+    critic: Path | str | None = None
+
+    def method(self, name: str) -> str:
+        """What a method with this pair is called in the table: ``qgf``, ``qgf, critic of other``."""
+        return name + "".join(f", {kind} of {place}" for kind, place in vars(self).items() if place is not None)
+
+
 def compare(
     runs: Sequence[Path | str],
     methods: Sequence[str] | Mapping[str, Recipe],
@@ -54,8 +66,8 @@ def compare(
     tasks: Sequence[str] = (),
     reference: str | None = None,
     effort: Effort | None = None,
-    policy: Path | str | None = None,
-    critic: Path | str | None = None,
+    policies: Sequence[Path | str | None] = (None,),
+    critics: Sequence[Path | str | None] = (None,),
     cost: bool = True,
     workers: int | None = None,
     lanes: int = 4,
@@ -66,8 +78,9 @@ def compare(
 
     ``runs``: run folders, or folders of seeds. ``tasks``: by default all that they have critics of; a run takes part in
     those that it has. ``reference``: the method that others are compared with, beside behaviour cloning; by default qgf.
-    ``policy`` and ``critic`` stand in for the runs' own: a run, or the folder of an artefact. ``cost`` off leaves out what
-    decisions cost, which is measured once for each recipe and network size and kept in ``OUT/costs.json``.
+    ``policies`` and ``critics``, each a run or the folder of an artefact, stand in for the runs' own, which None names; with
+    several, every method is there with each pair. ``cost`` off leaves out what decisions cost, which is measured once for each
+    recipe and size of networks and kept with the rows.
 
     Episodes go to the runs' own rows, which they share with sweeps: what is there is not run again. So a comparison that
     was killed continues, and a complete one only makes its tables again. The table of what is finished is written after
@@ -76,15 +89,16 @@ def compare(
     Raises SteerflowError for what is unknown, missing or does not fit, before any episode is run.
     """
     recipes, out, effort = recipes_of(methods), Path(out), effort or Effort(candidates=CANDIDATES)
-    names = list(Plan(recipes, effort).names)
+    pairs = [Pair(*one) for one in product(dict.fromkeys(policies), dict.fromkeys(critics))]
+    names = Plan(recipes, effort).names
     if reference is not None and reference not in names:
         raise unknown("method to compare with", reference, names)
     reference = reference or ("qgf" if "qgf" in names else names[-1])
-    cells = cells_of(runs, tasks, critic)
-    for cell in cells:
-        _load(cell, recipes, policy, critic)
+    cells = cells_of(runs, tasks, own_critic=None in critics)
+    for cell, pair in product(cells, pairs):
+        _load(cell, recipes, pair)
 
-    costs = Costs(out / COSTS) if cost else None
+    costs = Costs(dict.fromkeys(cell.run for cell in cells)) if cost else None
     about = {
         "settings": {**effort.to_json(), "methods": {name: one.to_json() for name, one in recipes.items()}},
         "versions": package_versions(),
@@ -94,19 +108,25 @@ def compare(
     facts: list[dict[str, Any]] = []
     table: dict[str, Any] = {}
     most = Plan(recipes, effort).episodes
-    with bar("Comparing", most * len(cells)) as shown:
-        for task, members in groupby(cells, key=lambda cell: cell.task):
+    with bar("Comparing", most * len(cells) * len(pairs)) as shown:
+        for task, members in groupby(enumerate(cells), key=lambda member: member[1].task):
             with PoolWhenNeeded(task, workers, lanes) as pool:
-                for cell in members:
-                    progress = EpisodeBar(shown, most, most * len(facts), f"{cell.name} {task} ")
-                    made_of, plan = _load(cell, recipes, policy, critic), Plan(recipes, effort)
-                    tuned, spent = tune_and_test(cell.run, *made_of, plan, pool, Actors(make_actor), progress)
-                    if spent.steps:
-                        summarise(cell.run)
-                    results += _results(cell, tuned, effort, costs, progress)
-                    facts.append(_facts(cell, tuned))
-                    missing = [{"run": c.name, "task": c.task} for c in cells[len(facts) :]]
-                    table = tables(results, reference) | {**about, "cells": list(facts), "missing": missing}
+                for number, cell in members:
+                    for turn, pair in enumerate(pairs):
+                        start = most * (number * len(pairs) + turn)
+                        progress = EpisodeBar(shown, most, start, f"{pair.method(cell.name)} {task} ")
+                        made_of, plan = _load(cell, recipes, pair), Plan(recipes, effort)
+                        tuned, spent = tune_and_test(cell.run, *made_of, plan, pool, Actors(make_actor), progress)
+                        if spent.steps:
+                            summarise(cell.run)
+                        results += _results(cell, pair, tuned, effort, costs, progress)
+                        facts.append(_facts(cell, tuned))
+                    missing = [{"run": c.name, "task": c.task} for c in cells[number + 1 :]]
+                    table = tables(results, pairs[0].method(reference), pairs[0].method("bc")) | {
+                        **about,
+                        "cells": list(facts),
+                        "missing": missing,
+                    }
                     out.mkdir(parents=True, exist_ok=True)
                     write_json(out / TABLE, table)
                     if on_table is not None:
@@ -114,11 +134,11 @@ def compare(
     return table
 
 
-def cells_of(runs: Sequence[Path | str], tasks: Sequence[str] = (), critic: Path | str | None = None) -> list[Cell]:
+def cells_of(runs: Sequence[Path | str], tasks: Sequence[str] = (), own_critic: bool = True) -> list[Cell]:
     """Task by task, the runs that take part in it; the seeds of a study must have the same tasks.
 
-    Raises SteerflowError for a task that no run has a critic of, unless another ``critic`` is given, and for a run that has
-    a critic of none.
+    Raises SteerflowError for a run that has a critic of none of the tasks, for a task that no run has one of, and for a seed
+    that lacks what others have. Without ``own_critic`` a run needs no critics where tasks are named.
     """
     from steerflow.load import tasks_of
 
@@ -128,7 +148,7 @@ def cells_of(runs: Sequence[Path | str], tasks: Sequence[str] = (), critic: Path
         seeds = find_runs(name)
         known = {run: tasks_of(run) for run in seeds}
         everything = list(dict.fromkeys(task for some in known.values() for task in some))
-        wanted = named if critic is not None and named else [t for t in named or everything if t in everything]
+        wanted = named if named and not own_critic else [t for t in named or everything if t in everything]
         if not wanted:
             raise (
                 unknown("task", named[0], everything, _TRAIN.format(run=name))
@@ -136,7 +156,7 @@ def cells_of(runs: Sequence[Path | str], tasks: Sequence[str] = (), critic: Path
                 else SteerflowError(f"{name} has no critics, so its tasks are not known. {_TRAIN.format(run=name)}")
             )
         for run, task in ((run, task) for task in wanted for run in seeds):
-            if task not in known[run] and critic is None:
+            if task not in known[run] and own_critic:
                 raise SteerflowError(f"{run} has no critic of {task}, which other seeds have. {_TRAIN.format(run=run)}")
             found.setdefault(task, []).append(run)
     for task, members in found.items():
@@ -170,14 +190,12 @@ class PoolWhenNeeded:
             self._pool.close()
 
 
-def _load(
-    cell: Cell, recipes: Mapping[str, Recipe], policy: Path | str | None, critic: Path | str | None
-) -> tuple[Policy, Critic | None, dict[str, Part]]:
+def _load(cell: Cell, recipes: Mapping[str, Recipe], pair: Pair) -> tuple[Policy, Critic | None, dict[str, Part]]:
     """What the recipes need for this task; raises where it is missing or does not fit together."""
     from steerflow.load import load_critic, load_parts, load_policy
 
-    mine = load_policy(policy) if policy is not None else None
-    judge = load_critic(critic, cell.task) if critic is not None else None
+    mine = load_policy(pair.policy) if pair.policy is not None else None
+    judge = load_critic(pair.critic, cell.task) if pair.critic is not None else None
     mine, judge, parts = load_parts(cell.run, cell.task, recipes.values(), policy=mine, critic=judge)
     if judge is not None:
         mine.spec.require_same(judge.spec, "policy", "critic")
@@ -188,7 +206,7 @@ def _load(
 
 
 def _results(
-    cell: Cell, tuned: Sequence[Tuned], effort: Effort, costs: Costs | None, progress: EpisodeBar
+    cell: Cell, pair: Pair, tuned: Sequence[Tuned], effort: Effort, costs: Costs | None, progress: EpisodeBar
 ) -> list[Result]:
     """What the rows say of each method, and what its decisions cost."""
     seeds = {episode_seed(effort.seed, "test", episode) for episode in range(effort.test_episodes)}
@@ -205,7 +223,7 @@ def _results(
         strength = {"weight": one.chosen.recipe.weight, "candidates": one.chosen.recipe.candidates}
         found.append(
             Result(
-                method=one.method,
+                method=pair.method(one.method),
                 task=cell.task,
                 run=cell.name,
                 tuned=one.tuned,
@@ -214,7 +232,7 @@ def _results(
                 settings=sum(one.tuned != "weight" or bool(arm.recipe.weight) for arm in one.tried),
                 rows=tested[one.chosen.name],
                 optimistic=max(tested.values(), key=_score) if all_tested else None,
-                cost=costs.of(one.chosen) if costs is not None else None,
+                cost=costs.of(one.chosen, cell.run) if costs is not None else None,
             )
         )
     return found

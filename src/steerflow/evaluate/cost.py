@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from steerflow.critic import Critic
     from steerflow.steer.actor import Actor
 
+_FILE = "costs.json"
 # One decision, and as many as a batch of simulations or robots asks for.
 BATCHES = (1, 64)
 # Calls of a batch that are timed: at most so many, and for so long, but no fewer than the least.
@@ -24,27 +26,32 @@ _MOST, _LEAST, _SECONDS = 200, 20, 1.0
 
 
 class Costs:
-    """The costs of recipes for networks of given sizes, kept in a file; measured again on another machine or version."""
+    """What decisions cost with the networks of some runs, kept in ``RUN/evaluations/costs.json``.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    Measured once for each recipe and size of networks, in whichever of the runs; again on another machine or version.
+    """
+
+    def __init__(self, runs: Iterable[Path]) -> None:
         self.machine, self.versions = machine(), package_versions()
-        known = read_json(path) if path.exists() else {}
-        same = (known.get("machine"), known.get("versions")) == (self.machine, self.versions)
-        self._entries: list[dict[str, Any]] = known.get("costs", []) if same else []
+        self._entries = {run: self._read(run / "evaluations" / _FILE) for run in runs}
 
-    def of(self, arm: Arm) -> dict[str, Any]:
+    def of(self, arm: Arm, run: Path) -> dict[str, Any]:
         """The cost of the arm's decisions, measured if it is not known: ``gflop`` and network ``calls`` of one, and the
         ``ms`` of a call with 1 and with 64 observations, {"1": {"median": .., "p95": ..}, "64": ..}."""
         about = _about(arm)
-        for entry in self._entries:
+        for entry in (entry for entries in self._entries.values() for entry in entries):
             if entry["of"] == about:
                 return entry["cost"]
         cost = _measured(arm)
-        self._entries.append({"of": about, "cost": cost})
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self._path, {"machine": self.machine, "versions": self.versions, "costs": self._entries})
+        self._entries[run].append({"of": about, "cost": cost})
+        known = {"machine": self.machine, "versions": self.versions, "costs": self._entries[run]}
+        write_json(run / "evaluations" / _FILE, known)
         return cost
+
+    def _read(self, path: Path) -> list[dict[str, Any]]:
+        known = read_json(path) if path.exists() else {}
+        same = (known.get("machine"), known.get("versions")) == (self.machine, self.versions)
+        return list(known["costs"]) if same else []
 
 
 def _about(arm: Arm) -> dict[str, Any]:

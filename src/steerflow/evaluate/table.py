@@ -11,7 +11,6 @@ import numpy as np
 from steerflow.evaluate.rows import EpisodeRow
 from steerflow.evaluate.statistics import interquartile_mean, percentiles, resampled_means
 
-CLONING = "bc"
 # (runs, episodes) of each task.
 Outcomes = Mapping[str, np.ndarray]
 
@@ -45,16 +44,16 @@ def outcome(row: EpisodeRow, measure: str) -> float:
     return float(bool(row.success)) if measure == "success" else row.return_
 
 
-def tables(results: Sequence[Result], reference: str) -> dict[str, Any]:
+def tables(results: Sequence[Result], reference: str, cloning: str = "bc") -> dict[str, Any]:
     """``methods``: one entry for each, over all tasks and runs; ``tasks``: the same entries for each task, with their runs.
 
-    Every method needs a result for each (task, run) on the same episodes. Differences are to ``reference`` and to behaviour
-    cloning, paired by episode.
+    Every method needs a result for each (task, run) on the same episodes. Differences are to ``reference`` and to
+    behaviour ``cloning``, paired by episode.
     """
     measure = measure_of(results)
     names, tasks = (list(dict.fromkeys(getattr(r, name) for r in results)) for name in ("method", "task"))
     outcomes = {name: _outcomes([r for r in results if r.method == name], tasks, measure) for name in names}
-    others = [name for name in dict.fromkeys((CLONING, reference)) if name in names]
+    others = [name for name in dict.fromkeys((cloning, reference)) if name in names]
 
     def entries(chosen: Sequence[str]) -> list[dict[str, Any]]:
         part = {name: {task: outcomes[name][task] for task in chosen} for name in names}
@@ -71,6 +70,9 @@ def tables(results: Sequence[Result], reference: str) -> dict[str, Any]:
     return {
         "measure": measure,
         "reference": reference,
+        "cloning": cloning,
+        # Of task and run.
+        "pairs": sum(r.method == names[0] for r in results),
         "methods": entries(tasks),
         "tasks": [
             {

@@ -8,7 +8,6 @@ from typing import Any
 
 from steerflow.report import words
 from steerflow.report.page import render_page, write_page
-from steerflow.report.read import CLONING
 from steerflow.report.tradeoff import against_cost, by_method, by_task
 
 _TEMPLATE = "comparison.html.jinja"
@@ -23,7 +22,7 @@ def render_comparison(table: Mapping[str, Any], name: str) -> str:
     """The page as HTML text; equal tables give equal text."""
     told = table["measure"] == "success"
     methods = {m["method"]: m for m in table["methods"]}
-    steered = [m for m in table["methods"] if m["method"] != CLONING]
+    steered = [m for m in table["methods"] if m["method"] != table["cloning"]]
     context = {
         **table,
         "name": name,
@@ -31,9 +30,9 @@ def render_comparison(table: Mapping[str, Any], name: str) -> str:
         "score": words.percent if told else words.number,
         "range": words.interval if told else lambda low, high: f"{words.number(low)} to {words.number(high)}",
         "gain": words.points if told else lambda value: ("+" if value > 0 else "") + words.number(value),
-        "others": [n for n in dict.fromkeys((table["reference"], CLONING)) if n in methods],
+        "others": [n for n in dict.fromkeys((table["reference"], table["cloning"])) if n in methods],
         "best": max(steered, key=lambda m: m["iqm"]) if steered else None,
-        "cloning": methods.get(CLONING),
+        "cloning": methods.get(table["cloning"]),
         "runs": len({cell["run"] for cell in table["cells"]}),
         "costed": all(m["cost"] is not None for m in table["methods"]),
         "overall": by_method("overall", table),

@@ -46,7 +46,7 @@ def by_method(name: str, table: Mapping[str, Any]) -> Plot:
         )
         panel = to_svg(figure, f"{name}-0", "Results by method", spoken)
     caption = (
-        f"Interquartile mean of {_what(table)} on test episodes over {len(table['cells'])} pairs of task and run, with its "
+        f"Interquartile mean of {_what(table)} on test episodes over {table['pairs']} pairs of task and run, with its "
         "95% interval (bootstrap, stratified by task: runs and episodes are drawn anew within each task). The upright stroke "
         "is the plain mean over tasks."
     )
