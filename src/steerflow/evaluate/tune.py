@@ -232,7 +232,8 @@ class EpisodeBar:
         self._shown, self._end, self._done, self._where = shown, start + total, start, where
 
     def row(self, row: EpisodeRow) -> None:
-        self._done += 1
+        # Arms that an earlier sweep liked best are tested too, beyond the plan.
+        self._done = min(self._done + 1, self._end)
         self._shown.update(self._done, f"{self._where}{row.split} {row.arm}")
 
     def finish(self, note: str = "") -> None:
