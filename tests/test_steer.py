@@ -12,8 +12,8 @@ import pytest
 from scipy.linalg import polar
 
 from steerflow.errors import MismatchError, SteerflowError, UnknownNameError
-from steerflow.steer.actor import steer_functions
 from steerflow.steer.aggregate import AGGREGATES, MeanMinusStd, Min
+from steerflow.steer.functions import steer_functions
 from steerflow.steer.guidance import GUIDANCES, Noisy, OneStep, Total
 from steerflow.steer.models import Models
 from steerflow.steer.noise import NOISES

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from steerflow.spec import Spec as Spec
     from steerflow.steer.actor import Actor as Actor
     from steerflow.steer.actor import steer as steer
-    from steerflow.steer.actor import steer_functions as steer_functions
+    from steerflow.steer.functions import steer_functions as steer_functions
     from steerflow.steer.models import Models as Models
     from steerflow.steer.presets import PRESETS as PRESETS
     from steerflow.steer.presets import recipe as recipe
@@ -73,7 +73,8 @@ _PLACES = {
     "steerflow.policy": ("Policy",),
     "steerflow.report.write": ("write_report",),
     "steerflow.spec": ("Spec",),
-    "steerflow.steer.actor": ("Actor", "steer", "steer_functions"),
+    "steerflow.steer.actor": ("Actor", "steer"),
+    "steerflow.steer.functions": ("steer_functions",),
     "steerflow.steer.models": ("Models",),
     "steerflow.steer.presets": ("PRESETS", "recipe"),
     "steerflow.steer.recipe": ("Recipe",),

@@ -45,7 +45,7 @@ class Actor:
             )
         if critic is not None:
             policy.spec.require_same(critic.spec, "policy", "critic")
-        used = {kind: parts[kind] for kind in _parts_asked(recipe, parts)}
+        used = {kind: parts[kind] for kind in recipe.parts_asked(parts)}
         for part in used.values():
             part.require_fits(policy, critic, AGGREGATES.write(recipe.aggregate))
         keep_compiled()
@@ -245,18 +245,6 @@ class Actor:
         return batch
 
 
-def _parts_asked(recipe: Recipe, given: Mapping[str, Any]) -> list[str]:
-    """The kinds of parts that the recipe asks; raises MismatchError for one that was not given."""
-    asked = sorted(recipe.asks - {"critic"})
-    for kind in asked:
-        if kind not in given:
-            raise MismatchError(
-                f"This recipe asks the part {kind!r}, but it was not given. Train it: steerflow train {kind} --run RUN. "
-                f"Then: steer(policy, critic, method, parts=[steerflow.load_part(RUN, {kind!r})])."
-            )
-    return asked
-
-
 def _fold(seeds, decisions):
     return jax.vmap(lambda seed, decision: jax.random.fold_in(jax.random.key(seed), decision))(seeds, decisions)
 
@@ -281,42 +269,3 @@ def steer(
     MismatchError for what is missing or does not fit together, UnknownNameError for unknown names.
     """
     return Actor(policy, critic, recipe_of(method, **changes), by_kind(parts))
-
-
-def steer_functions(
-    velocity: Callable[[Array, Array, Array], Array],
-    q: Callable[[Array, Array], Array] | None,
-    method: str | Recipe = "qgf",
-    *,
-    flat: int,
-    parts: Mapping[str, Callable[..., Array]] = MappingProxyType({}),
-    scales: Mapping[str, float] = MappingProxyType({}),
-    **changes: Any,
-) -> Callable[[Key[Array, ""], Float[Array, "batch obs"]], Sampled]:
-    """Steer any velocity field with any critic, given as plain functions of jax arrays; no artefact needed.
-
-    velocity(observations, a, t) -> (batch, flat) with t: 0 = noise, 1 = action; q(observations, a) -> (batch,), or
-    (ensemble, batch), which the recipe's ``aggregate`` combines; parts: functions by kind for recipes that ask them, such as
-    {"amortised": f} with f(observations, a) -> (batch, flat); scales: of the critic, for schedules that ask them
-    (``critic.measure_scales``). Returns a compiled ``act(key, observations) -> Sampled``.
-    """
-    chosen = recipe_of(method, **changes)
-    if "critic" in chosen.asks and q is None:
-        raise MismatchError("This recipe asks a critic, but q is None.")
-    _parts_asked(chosen, parts)
-
-    def ensemble(observations, a):
-        return jnp.atleast_2d(q(observations, a))  # type: ignore[misc]
-
-    def combined(observations, a):
-        return chosen.aggregate(ensemble(observations, a))
-
-    models = Models(velocity, None, parts, scales=scales)
-    if q is not None:
-        models = models._replace(q=combined, ensemble=ensemble)
-
-    @jax.jit
-    def act(key, observations):
-        return sample(jax.random.split(key, observations.shape[0]), observations, models, chosen, flat=flat)
-
-    return act

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from steerflow.errors import SteerflowError, unknown
+from steerflow.errors import MismatchError, SteerflowError, unknown
 from steerflow.steer.aggregate import AGGREGATES, Min
 from steerflow.steer.family import asks_of
 from steerflow.steer.guidance import GUIDANCES, Nothing
@@ -92,6 +92,17 @@ class Recipe:
         return frozenset(
             name for member in (self.noise, self.guidance, self.refine, self.select) for name in asks_of(member)
         )
+
+    def parts_asked(self, given: Mapping[str, Any]) -> list[str]:
+        """The kinds of parts that the recipe asks; raises MismatchError for one that was not given."""
+        asked = sorted(self.asks - {"critic"})
+        for kind in asked:
+            if kind not in given:
+                raise MismatchError(
+                    f"This recipe asks the part {kind!r}, but it was not given. Train it: steerflow train {kind} --run RUN. "
+                    f"Then: steer(policy, critic, method, parts=[steerflow.load_part(RUN, {kind!r})])."
+                )
+        return asked
 
     def replace(self, **changes: Any) -> Recipe:
         """A copy with changes; raises with the nearest names for an unknown field."""
