@@ -30,6 +30,7 @@ def parts():
     critics = CriticNetworks(Critics(jax.random.key(1), 4, 6, HIDDEN, 2), Value(jax.random.key(2), 4, HIDDEN))
     policy = Policy(SPEC, normaliser, velocity, {"network": {"hidden": list(HIDDEN), "time_frequency": 100.0}})
     meta = {"task": "reach", "network": {"hidden": list(HIDDEN), "ensemble": 2}}
+    meta["scales"] = {"gradient": 2.0, "spread": 1.0}
     return policy, Critic(SPEC, Normaliser.identity(4), critics, meta)
 
 
@@ -266,12 +267,11 @@ def test_a_chunk_goes_on_from_committed_actions(parts):
 
 
 def test_a_schedule_without_the_critics_scale_says_how_to_get_it(parts):
-    act = steer(*parts, "qgf", schedule="critic_scale")
-    with pytest.raises(MismatchError, match="steerflow train critic"):
-        act(jax.random.key(0), OBSERVATIONS)
     policy, critic = parts
-    measured = dataclasses.replace(critic, meta={**critic.meta, "scales": {"gradient": 2.0, "spread": 1.0}})
-    scaled, _ = steer(policy, measured, "qgf", schedule="critic_scale", weight=0.5)(jax.random.key(0), OBSERVATIONS)
+    unmeasured = dataclasses.replace(critic, meta={**critic.meta, "scales": {}})
+    with pytest.raises(MismatchError, match="steerflow train critic"):
+        steer(policy, unmeasured)(jax.random.key(0), OBSERVATIONS)
+    scaled, _ = steer(policy, critic, weight=0.5)(jax.random.key(0), OBSERVATIONS)
     plain, _ = steer(policy, critic, "qgf", weight=0.25)(jax.random.key(0), OBSERVATIONS)
     np.testing.assert_allclose(scaled, plain, atol=1e-6)
 

@@ -257,12 +257,12 @@ def _numpy(results: tuple[Array, dict[str, Array]]) -> tuple[np.ndarray, dict[st
 def steer(
     policy: Policy,
     critic: Critic | None,
-    method: str | Recipe = "qgf",
+    method: str | Recipe = "qgf_scaled",
     *,
     parts: Iterable[Part] = (),
     **changes: Any,
 ) -> Actor:
-    """Steer a frozen policy: ``act = steer(policy, critic, "qgf", weight=0.1)``, then ``actions, info = act(key, obs)``.
+    """Steer a frozen policy: ``act = steer(policy, critic)``, then ``actions, info = act(key, obs)``.
 
     method: a preset ("bc", "qgf", "qfql", "best_of_n", ...) or a Recipe; changes: fields of the recipe. parts: for recipes that
     ask them, such as "qgf_amortised", which then needs no critic: ``parts=[steerflow.load_part(RUN, "amortised")]``. Raises
