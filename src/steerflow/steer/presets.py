@@ -13,7 +13,7 @@ PRESETS: dict[str, Recipe] = {
     # Q-Guided Flow, arXiv 2606.11087.
     "qgf": Recipe(guidance="one_step", weight=0.1),
     # The same with the weight in the critic's own unit: one number for all tasks, and what is used where none is named.
-    "qgf_scaled": Recipe(guidance="one_step", weight=0.12, schedule="critic_scale"),
+    "qgf_scaled": Recipe(guidance="one_step", weight=0.17, schedule="critic_scale"),
     # Q-Guided Flow for fast decisions: half the steps, the gradient of one critic.
     "fast": Recipe(guidance="one_step", weight=0.1, steps=5, aggregate="first"),
     # With the derivative of the estimate, in one product; and of the whole way to the action.
