@@ -97,6 +97,17 @@ def time_features(t: Float[Array, " batch"], highest: float) -> Float[Array, "ba
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
+def noisy_inputs(
+    observations: Float[Array, "batch observation"],
+    a: Float[Array, "batch flat"],
+    t: Float[Array, " batch"] | Float[Array, ""] | float,
+    highest: float,
+) -> Float[Array, "batch inputs"]:
+    """What a network of noisy chunks sees: ``[observation, a_t, time_features(t)]``."""
+    times = jnp.broadcast_to(jnp.asarray(t, a.dtype), a.shape[:1])
+    return jnp.concatenate([observations, a, time_features(times, highest)], axis=-1)
+
+
 class Velocity(eqx.Module):
     """The flow policy's velocity field ``v(observation, a_t, t)``, in actions scaled to [-1, 1]."""
 
@@ -121,8 +132,7 @@ class Velocity(eqx.Module):
         a: Float[Array, "batch flat"],
         t: Float[Array, " batch"] | Float[Array, ""] | float,
     ) -> Float[Array, "batch flat"]:
-        times = jnp.broadcast_to(jnp.asarray(t, a.dtype), a.shape[:1])
-        return self.body(jnp.concatenate([observations, a, time_features(times, self.time_frequency)], axis=-1))
+        return self.body(noisy_inputs(observations, a, t, self.time_frequency))
 
 
 class Critics(eqx.Module):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import lecun_normal
 from jaxtyping import Array, Float, Key
 
-from steerflow.learn.networks import MLP, time_features
+from steerflow.learn.networks import MLP, noisy_inputs
 
 # Features of the optimality that a velocity is told.
 _EMBEDDING = 32
@@ -72,8 +72,7 @@ class NoisyCritic(eqx.Module):
         a: Float[Array, "batch flat"],
         t: Float[Array, " batch"] | Float[Array, ""] | float,
     ) -> Float[Array, " batch"]:
-        times = jnp.broadcast_to(jnp.asarray(t, a.dtype), a.shape[:1])
-        return self.body(jnp.concatenate([observations, a, time_features(times, self.time_frequency)], axis=-1))[:, 0]
+        return self.body(noisy_inputs(observations, a, t, self.time_frequency))[:, 0]
 
 
 class OptimalityVelocity(eqx.Module):
@@ -104,10 +103,8 @@ class OptimalityVelocity(eqx.Module):
         t: Float[Array, " batch"] | Float[Array, ""] | float,
         optimal: bool,
     ) -> Float[Array, "batch flat"]:
-        times = jnp.broadcast_to(jnp.asarray(t, a.dtype), a.shape[:1])
         told = jnp.broadcast_to(self.embedding[int(optimal)], (len(a), _EMBEDDING))
-        features = time_features(times, self.time_frequency)
-        return self.body(jnp.concatenate([observations, a, features, told], axis=-1))
+        return self.body(jnp.concatenate([noisy_inputs(observations, a, t, self.time_frequency), told], axis=-1))
 
 
 class NoiseActor(eqx.Module):
