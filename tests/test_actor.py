@@ -242,8 +242,10 @@ def test_what_does_not_fit_is_named(parts):
 
 def test_every_preset_acts(parts, every):
     for name in PRESETS:
-        actions, _ = Actor(*parts, recipe(name), every)(jax.random.key(0), OBSERVATIONS[:4])
+        act = Actor(*parts, recipe(name), every)
+        actions, _ = act(jax.random.key(0), OBSERVATIONS[:4])
         assert np.isfinite(actions).all()
+        assert act.calls["velocity"] >= act.recipe.steps * act.recipe.candidates
 
 
 def test_a_chunk_goes_on_from_committed_actions(parts):

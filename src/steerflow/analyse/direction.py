@@ -24,14 +24,12 @@ from steerflow.analyse.about import COMPARED
 from steerflow.analyse.states import draw_pairs
 from steerflow.data.store import DataSet
 from steerflow.errors import SteerflowError
-from steerflow.evaluate.statistics import mean_interval
+from steerflow.evaluate.statistics import mean_entry
 from steerflow.load import load_parts
 from steerflow.progress import bar
 from steerflow.steer.actor import Actor
 from steerflow.steer.models import Models
 from steerflow.steer.recipe import Recipe
-
-_RESAMPLES = 1000
 
 
 def run_direction(
@@ -147,8 +145,8 @@ def measure_direction(
                 one, reference = (_over_cells(x, i, j) for x in (measured, first))
                 facts = {"guidance": name, "time": t, "scale": scale, "states": len(observations)}
                 for measure, values in zip(Stability._fields, one, strict=True):
-                    facts |= _interval(measure, values)
-                found.append(facts | _interval("minus_first", one[0] - reference[0]))
+                    facts |= mean_entry(measure, values)
+                found.append(facts | mean_entry("minus_first", one[0] - reference[0]))
     return found
 
 
@@ -156,8 +154,3 @@ def _over_cells(measured: np.ndarray, time: int | slice, scale: int | slice) -> 
     """(measure, state) of a flow time and a noise scale, or the means over all of them where these are slices."""
     chosen = measured[time][..., scale, :, :] if isinstance(time, int) else measured[:, scale]
     return chosen.reshape(-1, *measured.shape[-2:]).mean(axis=0)
-
-
-def _interval(name: str, values: np.ndarray) -> dict[str, float]:
-    low, high = mean_interval(values.tolist(), resamples=_RESAMPLES)
-    return {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}

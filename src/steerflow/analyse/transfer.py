@@ -11,22 +11,25 @@ multiples of the natural scale's geometric mean over the tasks. Then three weigh
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from statistics import geometric_mean
 from typing import Any
 
 import numpy as np
 
 from steerflow.errors import SteerflowError
-from steerflow.evaluate.arms import Arm
-from steerflow.evaluate.choose import rounded
+from steerflow.evaluate.arms import Actors, Arm
+from steerflow.evaluate.choose import peak, rounded
 from steerflow.evaluate.compare import Cell, PoolWhenNeeded
 from steerflow.evaluate.rollout import evaluate
 from steerflow.evaluate.rows import EpisodeRow, rows_path
+from steerflow.evaluate.statistics import percentiles, resampled_means
 from steerflow.evaluate.summary import SCALE, arm_summary, natural_scale
 from steerflow.evaluate.timing import Timing, add_timing
+from steerflow.evaluate.tune import EpisodeBar
 from steerflow.load import load_parts
-from steerflow.progress import Bar, bar
+from steerflow.progress import bar
 from steerflow.steer.presets import recipe
 from steerflow.steer.recipe import Recipe
 
@@ -61,7 +64,8 @@ def transfer(
         )
     most = len(schedules) * (_SCALE_EPISODES + len(multiples) * tune_episodes + len(CHOICES) * episodes) + episodes
     with bar("Transfer", most * len(settings)) as shown:
-        lab = _Lab(method, seed, workers, lanes, shown)
+        progress = EpisodeBar(shown, most * len(settings))
+        lab = _Lab(method, seed, workers, lanes, progress)
         scales = lab.scales([(s, one) for one in settings for s in schedules])
         units = {s: geometric_mean(scales[s, one] for one in settings) for s in schedules}
         grids = {s: [rounded(multiple * units[s]) for multiple in multiples] for s in schedules}
@@ -76,7 +80,7 @@ def transfer(
         }
         asked = dict.fromkeys((s, one, w) for one in settings for (s, other, _), w in chosen.items() if other == one)
         tested = lab.evaluate([*asked, *((PLAIN, one, 0.0) for one in settings)], "test", episodes)
-        shown.update(most * len(settings))
+        progress.finish()
     found = {(s, one, choice): tested[s, one, w] for (s, one, choice), w in chosen.items()}
     return {
         "schedules": [
@@ -117,8 +121,7 @@ def choices(scores: Mapping[Any, Sequence[float]]) -> dict[Any, tuple[int, int, 
 
 def _best(curves: Sequence[Sequence[float]]) -> int:
     means = [sum(column) / len(column) for column in zip(*curves, strict=True)]
-    near = [sum(means[max(0, i - 1) : i + 2]) / len(means[max(0, i - 1) : i + 2]) for i in range(len(means))]
-    return max(range(len(means)), key=lambda i: (round(means[i], 9), round(near[i], 9), -i))
+    return peak(means, [1] * len(means))
 
 
 def score(rows: Sequence[EpisodeRow]) -> float:
@@ -132,12 +135,11 @@ def score(rows: Sequence[EpisodeRow]) -> float:
 
 def pooled(rows: Sequence[Sequence[EpisodeRow]], resamples: int = 4000) -> dict[str, float]:
     """The mean of the settings' success rates, its interval by bootstrap over the episodes of each, and the worst of them."""
-    rng = np.random.default_rng(0)
-    outcomes = [np.array([bool(row.success) for row in some], np.float64) for some in rows]
-    drawn = [some[rng.integers(0, len(some), (resamples, len(some)))].mean(axis=1) for some in outcomes]
-    low, high = np.quantile(np.mean(drawn, axis=0), [0.025, 0.975])
+    outcomes = {str(n): np.array([[bool(row.success) for row in some]]) for n, some in enumerate(rows)}
+    drawn = resampled_means(outcomes, resamples)
+    low, high = percentiles(np.mean(list(drawn.values()), axis=0))
     rates = [score(some) for some in rows]
-    return {"success": float(np.mean(rates)), "ci_low": float(low), "ci_high": float(high), "worst": min(rates)}
+    return {"success": float(np.mean(rates)), "ci_low": low, "ci_high": high, "worst": min(rates)}
 
 
 @dataclass
@@ -148,8 +150,12 @@ class _Lab:
     seed: int
     workers: int | None
     lanes: int
-    shown: Bar
-    done: int = 0
+    progress: EpisodeBar
+    # What is loaded and compiled for one split serves the next.
+    actors: Actors = field(default_factory=Actors)
+
+    def __post_init__(self) -> None:
+        self._artefacts = cache(lambda setting: load_parts(setting.run, setting.task, [recipe(self.method)]))
 
     def recipe(self, schedule: str, weight: float) -> Recipe:
         return recipe("bc") if schedule == PLAIN else recipe(self.method, schedule=schedule, weight=weight)
@@ -174,21 +180,17 @@ class _Lab:
             by_setting.setdefault(one[1], []).append(one)
         for setting, some in by_setting.items():
             recipes = [self.recipe(schedule, weight) for schedule, _, weight in some]
-            parts = load_parts(setting.run, setting.task, recipes)
             names = [PLAIN if schedule == PLAIN else self.method for schedule, _, _ in some]
-            arms = [Arm.of(name, *parts[:2], one, parts[2]) for name, one in zip(names, recipes, strict=True)]
+            policy, critic, parts = self._artefacts(setting)
+            arms = [Arm.of(name, policy, critic, one, parts) for name, one in zip(names, recipes, strict=True)]
             spent = Timing()
             with PoolWhenNeeded(setting.task, self.workers, self.lanes) as pool:
                 rows = evaluate(
                     arms, range(episodes), split, pool, rows_path(setting.run, setting.task, kind),
-                    seed=self.seed, on_row=self._count, timing=spent,
+                    seed=self.seed, actors=self.actors, on_row=self.progress.row, timing=spent,
                 )  # fmt: skip
             if spent.steps:
                 add_timing(setting.run, spent)
             for k, one in enumerate(some):
                 found[one] = rows[k * episodes : (k + 1) * episodes]
         return found
-
-    def _count(self, row: EpisodeRow) -> None:
-        self.done += 1
-        self.shown.update(self.done, f"{row.task} {row.split} {row.arm}")

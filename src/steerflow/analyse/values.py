@@ -18,14 +18,12 @@ from steerflow.data.store import DataSet
 from steerflow.errors import SteerflowError
 from steerflow.evaluate.arms import Actors, Arm
 from steerflow.evaluate.rows import EpisodeRow, read_rows, rows_path
-from steerflow.evaluate.statistics import mean_interval
+from steerflow.evaluate.statistics import mean_entry
 from steerflow.evaluate.summary import arm_summary
 from steerflow.load import load_parts
 from steerflow.progress import bar
 from steerflow.steer.presets import recipe
 from steerflow.steer.recipe import Recipe
-
-_RESAMPLES = 1000
 
 
 def run_values(
@@ -69,15 +67,15 @@ def run_values(
         "policy": plain.policy.fingerprint,
         "critic": plain.critic.fingerprint,
     }
-    points = [{"line": "data", "arm": "recorded actions", **made, **_interval("distance", own)}]
+    points = [{"line": "data", "arm": "recorded actions", **made, **mean_entry("distance", own)}]
     with bar(f"Actions on {task}", len(arms)) as progress:
         for arm, found in arms:
             chunks, q = _act(actors, arm, held_out)
             distance = _ratio(neighbours.nearest(held_out.observations, chunks), cloned)
-            point = {"line": arm.method, "arm": arm.name, **made, "recipe": arm.recipe.to_json(), **_interval("q", q)}
+            point = {"line": arm.method, "arm": arm.name, **made, "recipe": arm.recipe.to_json(), **mean_entry("q", q)}
             point |= {
-                **_interval("q_gain", q - cloned_q),
-                **_interval("distance", distance),
+                **mean_entry("q_gain", q - cloned_q),
+                **mean_entry("distance", distance),
                 **(_success(found) if found else {"success": None}),
             }
             points.append(point)
@@ -131,11 +129,6 @@ def _ratio(distances: np.ndarray, cloned: np.ndarray) -> np.ndarray:
     of the same states counts, to first order."""
     ratio = distances.mean() / cloned.mean()
     return ratio + (distances - ratio * cloned) / cloned.mean()
-
-
-def _interval(name: str, values: np.ndarray) -> dict[str, float]:
-    low, high = mean_interval(values.tolist(), resamples=_RESAMPLES)
-    return {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
 
 
 def _success(rows: Sequence[EpisodeRow]) -> dict[str, Any]:

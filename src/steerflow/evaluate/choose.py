@@ -52,14 +52,18 @@ def best(points: Sequence[Point]) -> Point:
     Few episodes give many ties at the top; a point in the middle of a plateau is safer than one at its edge.
     """
     ordered = sorted(points, key=lambda point: point.strength)
+    return ordered[peak([point.score for point in ordered], [point.episodes for point in ordered])]
+
+
+def peak(scores: Sequence[float], episodes: Sequence[int]) -> int:
+    """The index of the best score, of strengths in rising order, by the rule of ``best``."""
 
     def pooled(i: int) -> float:
-        near = ordered[max(0, i - 1) : i + 2]
-        return sum(p.score * p.episodes for p in near) / sum(p.episodes for p in near)
+        near = slice(max(0, i - 1), i + 2)
+        return sum(s * n for s, n in zip(scores[near], episodes[near], strict=True)) / sum(episodes[near])
 
-    top = max(point.score for point in ordered)
-    equal = [i for i, point in enumerate(ordered) if math.isclose(point.score, top, rel_tol=1e-9, abs_tol=1e-12)]
-    return ordered[max(equal, key=lambda i: (round(pooled(i), 9), -i))]
+    equal = [i for i, s in enumerate(scores) if math.isclose(s, max(scores), rel_tol=1e-9, abs_tol=1e-12)]
+    return max(equal, key=lambda i: (round(pooled(i), 9), -i))
 
 
 def coarse_grid(scale: float, grid: Iterable[float] | None = None) -> list[float]:

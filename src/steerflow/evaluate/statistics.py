@@ -31,6 +31,12 @@ def mean_interval(values: Sequence[float], level: float = 0.95, resamples: int =
     return percentiles(data[_draws(len(data), resamples, seed)].mean(axis=1), level)
 
 
+def mean_entry(name: str, values: np.ndarray, resamples: int = 1000) -> dict[str, float]:
+    """A mean with the ends of ``mean_interval``, as entries of a table: ``name``, ``name_low`` and ``name_high``."""
+    low, high = mean_interval(values.tolist(), resamples=resamples)
+    return {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
+
+
 @dataclass(frozen=True)
 class PairedDifference:
     """Success (or return) of arm a minus arm b on the episodes that both have run."""

@@ -140,10 +140,11 @@ class Actor:
             return call
 
         models = self._models(self._parameters)
-        counting = Counting(
-            counted("velocity", models.velocity),
-            counted("q", models.q) if models.q is not None else None,
-            {kind: counted(kind, function) for kind, function in models.parts.items()},
+        counting = Counting(*models)._replace(
+            velocity=counted("velocity", models.velocity),
+            q=counted("q", models.q) if models.q is not None else None,
+            ensemble=counted("q", models.ensemble) if models.ensemble is not None else None,
+            parts={kind: counted(kind, function) for kind, function in models.parts.items()},
         )
         keys, observations = jax.random.split(jax.random.key(0), 1), jnp.zeros((1, self.spec.observation_dim))
         # Step by step, so that what is skipped is not counted.
