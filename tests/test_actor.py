@@ -290,3 +290,16 @@ def test_the_critics_scales_by_finite_differences(parts):
     found = measure_scales(critic, states.astype(np.float32), chunks.astype(np.float32))
     assert found["gradient"] == pytest.approx(np.sqrt(np.mean(np.square(slope))), rel=1e-4)
     assert found["spread"] == pytest.approx(spread, rel=1e-4)
+
+
+def test_the_first_critics_of_an_ensemble_are_critics(parts):
+    _, critic = parts
+    one, observations, a = critic.first(1), jnp.asarray(OBSERVATIONS[:4]), jnp.zeros((4, critic.spec.flat_dim))
+    np.testing.assert_allclose(one.q(observations, a), critic.q(observations, a)[:1], rtol=1e-6)
+    np.testing.assert_array_equal(one.value(observations), critic.value(observations))
+    assert (one.ensemble, critic.ensemble) == (1, 2)
+    assert one.fingerprint == critic.first(1).fingerprint != critic.fingerprint
+    assert critic.first(2) is critic
+    for count in (0, 3):
+        with pytest.raises(SteerflowError, match="ensemble of 2"):
+            critic.first(count)

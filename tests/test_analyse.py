@@ -78,6 +78,7 @@ ARGUMENTS = {
     "steps": ["{a}", "--numbers", "2", "--solvers", "euler,heun", *QUICK],
     "schedule": ["{a}", "--shapes", "constant", "window(start=0.5)", *QUICK],
     "chunk": ["{a}", "{short}", *QUICK],
+    "pessimism": ["{a}", "--method", "qgf", "--aggregates", "min", "mean", "--numbers", "1", "2", *QUICK],
 }
 
 
@@ -279,6 +280,10 @@ def test_points_stand_where_the_figure_says(runs):
     assert swapped["qgf: policy of a, critic of", "b"] == (a, b)
     assert swapped["qgf: critic of a, policy of", "b"] == (b, a)
     assert swapped["bc", "b"] == (b, b)
+    critics = {(p["line"], p["critics"]): p["critic"] for p in evaluated("pessimism", runs)}
+    assert [n for _, n in critics] == [1, 2] * 3
+    whole_ensemble = steerflow.load_critic(runs["a"]).fingerprint
+    assert all((name == whole_ensemble) == (n == 2) for (_, n), name in critics.items())
     whole = evaluated("weight", runs)
     assert sum(p["chosen"] for p in whole) == 1
     assert sorted(p["strength"] for p in whole) == [p["strength"] for p in whole]
@@ -374,6 +379,7 @@ def test_a_plot_shows_its_marks(tmp_path):
         (["size", "{a}"], "steerflow analyse size RUN RUN"),
         (["critic", "{a}", "{short}", *QUICK], "--chunk"),
         (["chunk", "{a}", "{nowhere}"], "There is no run folder"),
+        (["pessimism", "{a}", "--numbers", "3", *QUICK], "an ensemble of 2"),
     ],
     ids=lambda value: " ".join(value[:3]) if isinstance(value, list) else "",
 )

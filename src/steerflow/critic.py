@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from steerflow.errors import SteerflowError
 from steerflow.learn.networks import Critics, Value
 from steerflow.trained import Trained, load_trained
 
@@ -44,6 +46,24 @@ class Critic(Trained[CriticNetworks]):
 
     def value(self, observations):
         return self.network.value(self.normaliser(observations))
+
+    @property
+    def ensemble(self) -> int:
+        """How many critics there are."""
+        return int(self.meta["network"]["ensemble"])
+
+    def first(self, count: int) -> Critic:
+        """The first ``count`` critics alone, with the same value and scales; raises SteerflowError if there are fewer."""
+        if not 1 <= count <= self.ensemble:
+            raise SteerflowError(
+                f"The critic of {self.task} is an ensemble of {self.ensemble}; {count} cannot be taken of it."
+            )
+        if count == self.ensemble:
+            return self
+        some = jax.tree.map(lambda x: x[:count], self.network.critics)
+        name = hashlib.sha256(f"{self.meta.get('sha256')} first {count}".encode()).hexdigest()
+        meta = {**self.meta, "network": {**self.meta["network"], "ensemble": count}, "sha256": name}
+        return replace(self, network=CriticNetworks(some, self.network.value), meta=meta)
 
     @staticmethod
     def load(folder: Path | str) -> Critic:

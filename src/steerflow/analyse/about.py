@@ -87,6 +87,14 @@ FIGURES = {
         "Several run folders that were trained with different --chunk; each has its own weight, chosen on tuning episodes.",
         "",
     ),
+    "pessimism": About(
+        "Success against the number of critics, by how they are combined",
+        "The same policy steered by the first critics of one ensemble, combined to the smallest value, the mean, or the mean "
+        "minus a multiple of the deviation; and methods that steer less where critics disagree. Each point has its own "
+        "weight, chosen on tuning episodes. Search and large weights exploit what critics get wrong: where pessimism pays, its "
+        "lines are above the mean's.",
+        "",
+    ),
     "transfer": About(
         "One weight for all tasks",
         "Tasks and runs whose critics differ in scale, discount, chunk or width, and the schedules whose weight may or may not "

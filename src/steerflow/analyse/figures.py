@@ -13,6 +13,7 @@ from steerflow.report.read import artefact_facts
 from steerflow.steer.presets import PRESETS, recipe
 
 _PARTS = (("policy", "critic"), ("critic", "policy"))
+_ENSEMBLES = (2, 5, 10)
 
 Points = list[dict[str, Any]]
 
@@ -38,6 +39,7 @@ AXES: dict[str, tuple[Axis, ...]] = {
     ),
     "schedule": (Axis("schedule", lambda point: point["shape"]),),
     "chunk": (Axis("actions in a chunk", lambda point: point["chunk"]),),
+    "pessimism": (Axis("critics", lambda point: point["critics"]),),
 }
 
 
@@ -105,6 +107,23 @@ def chunk(lab: Lab, runs: Sequence[Path], methods: Sequence[str]) -> Points:
     return lab.measure(
         [Case(n, n, recipe(n), run, facts={"chunk": chunks[run]}) for n in ("bc", *methods) for run in runs]
     )
+
+
+def pessimism(
+    lab: Lab,
+    runs: Sequence[Path],
+    methods: Sequence[str],
+    aggregates: Sequence[str],
+    others: Sequence[str],
+    numbers: Sequence[int],
+) -> Points:
+    """Every method with every aggregate, and ``others`` with their own, for the first so many critics of the ensemble."""
+    (run,) = runs
+    there = lab.critic(run).ensemble
+    numbers = numbers or [n for n in _ENSEMBLES if n <= there] or [there]
+    chosen = [(f"{name}, {how}", name, recipe(name, aggregate=how)) for name in methods for how in aggregates]
+    chosen += [(name, name, recipe(name)) for name in others]
+    return lab.measure([Case(*one, run, critics=n, facts={"critics": n}) for one in chosen for n in numbers])
 
 
 def _names(runs: Sequence[Path]) -> dict[Path, str]:

@@ -38,6 +38,8 @@ class Case:
     run: Path
     # Another run, whose critic is asked.
     critic_run: Path | None = None
+    # So many of the ensemble's critics are asked; None for all.
+    critics: int | None = None
     # "given": the recipe as it is; "chosen": its strength is chosen on tuning episodes; "curve": a point for each strength
     # that was tried. What has no strength, such as behaviour cloning, is as given.
     strength: Literal["given", "chosen", "curve"] = "chosen"
@@ -71,7 +73,8 @@ class Lab:
         self._costs: dict[tuple, dict[str, Any]] = {}
         # Actors are kept by the identity of their networks: each artefact is loaded once.
         self._policy = cache(lambda run: Policy.load(run / "policy"))
-        self._critic = cache(lambda run: Critic.load(run / "critic" / self.task))
+        whole = cache(lambda run: Critic.load(run / "critic" / self.task))
+        self.critic = cache(lambda run, count=None: whole(run) if count is None else whole(run).first(count))
 
     def measure(self, cases: Sequence[Case], flops: bool = False) -> list[dict[str, Any]]:
         """The points of the cases, in order. What has rows in ``RUN/evaluations`` is not run again.
@@ -79,11 +82,11 @@ class Lab:
         Each has the network ``calls`` of an action, and with ``flops`` its floating-point operations, which takes seconds.
         Raises ArtefactError for a policy or critic that is missing, MismatchError for those that do not fit together.
         """
-        groups: dict[tuple[Path, Path | None], list[Case]] = {}
+        groups: dict[tuple[Path, Path | None, int | None], list[Case]] = {}
         for case in cases:
-            groups.setdefault((case.run, case.critic_run), []).append(case)
+            groups.setdefault((case.run, case.critic_run, case.critics), []).append(case)
         found: dict[int, list[dict[str, Any]]] = {}
-        for (run, _), group in groups.items():
+        for (run, *_), group in groups.items():
             arms = self._arms(group)
             tuned = self._tune(run, [arm for case, arm in zip(group, arms, strict=True) if case.strength != "given"])
             shown = [_shown(case, arm, tuned) for case, arm in zip(group, arms, strict=True)]
@@ -94,9 +97,9 @@ class Lab:
 
     def _arms(self, group: Sequence[Case]) -> list[Arm]:
         """The arm of each case, at its recipe's strength."""
-        run, critic_run = group[0].run, group[0].critic_run
+        run, critic_run, count = group[0].run, group[0].critic_run, group[0].critics
         own = (run / "critic" / self.task).exists()
-        policy, critic = self._policy(run), self._critic(critic_run or run) if critic_run or own else None
+        policy, critic = self._policy(run), self.critic(critic_run or run, count) if critic_run or own else None
         if critic is not None:
             policy.spec.require_same(critic.spec, f"policy of {run}", f"critic of {critic_run or run}")
         recipes = [case.recipe for case in group]

@@ -181,6 +181,19 @@ class Chunk(_OfRuns):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pessimism(_OfRun):
+    __doc__ = FIGURES["pessimism"].help
+    # Methods, each with each of the aggregates.
+    methods: _Methods = ("qgf", "qgf_best_of_n")
+    # How the critics become one Q.
+    aggregates: tuple[str, ...] = ("min", "mean", "mean_minus_std(k=1.0)", "mean_minus_std(k=3.0)")
+    # Methods that weigh the critics themselves, as they are.
+    others: tuple[str, ...] = ("qgf_consensus",)
+    # Numbers of critics; by default 2, 5 and 10, as far as the ensemble goes (`--critic.ensemble` of training).
+    numbers: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Transfer(_Figure):
     __doc__ = FIGURES["transfer"].help
     # Run folders, or folders of seeds; each of their tasks is one that the weight has to serve. The figure goes to the first.
@@ -258,6 +271,10 @@ def schedule(arguments: list[str]) -> None:
 
 def chunk(arguments: list[str]) -> None:
     _evaluated("chunk", Chunk, arguments)
+
+
+def pessimism(arguments: list[str]) -> None:
+    _evaluated("pessimism", Pessimism, arguments)
 
 
 def transfer(arguments: list[str]) -> None:
