@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from steerflow.learn.path import flow_times
 from steerflow.learn.products import product, products_in, standardise, to_rows
 from steerflow.learn.train import spec_of, train
 from steerflow.policy import Policy
-from steerflow.run import read_lines
+from steerflow.run import read_lines, stoppable
 from steerflow.spec import Normaliser, Spec
 
 SPEC = Spec(3, 2, 2, (-1.0, -1.0), (1.0, 1.0))
@@ -365,6 +366,21 @@ def test_killed_at_random_points_it_ends_with_the_same_bytes(small_data, tmp_pat
     )
     assert "Passing over" not in last.stderr
     assert digest(tmp_path / "killed") == digest(reference)
+
+
+@pytest.mark.parametrize(
+    ("handler", "stopped"), [(signal.SIG_IGN, False), (lambda *_: None, True)], ids=["ignored", "goes on"]
+)
+def test_what_a_signal_stopped_is_not_taken_for_finished(handler, stopped):
+    # A job in the background ignores Ctrl-C; a program around steerflow may have a handler of its own.
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with pytest.raises(KeyboardInterrupt) if stopped else nullcontext(), stoppable() as requested:
+            signal.raise_signal(signal.SIGINT)
+            assert requested() == stopped
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_update(small_data, tmp_path):

@@ -40,7 +40,8 @@ def locked(run: Path) -> Iterator[None]:
 @contextmanager
 def stoppable() -> Iterator[Callable[[], bool]]:
     """Lets a loop end at a point of its choosing: the result says whether Ctrl-C or SIGTERM came, which takes effect when
-    the context is left. A second one takes effect at once."""
+    the context is left. A second one takes effect at once. A signal that the process ignores, as jobs in the background
+    ignore Ctrl-C, stays ignored; where a handler lets the process go on, KeyboardInterrupt ends what was not finished."""
     pending: list[int] = []
     previous = {}
 
@@ -58,13 +59,15 @@ def stoppable() -> Iterator[Callable[[], bool]]:
         return bool(pending)
 
     if threading.current_thread() is threading.main_thread():
-        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        heard = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+        previous = {number: signal.signal(number, note) for number in heard}
     try:
         yield requested
     finally:
         restore()
     if pending:
         signal.raise_signal(pending[0])
+        raise KeyboardInterrupt
 
 
 def read_config(run: Path) -> dict[str, Any]:
