@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tests compile the same small programs again and again, in this process and in those they start.
+# A shell's background jobs ignore Ctrl-C, and so would the commands that tests start and stop.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+# Tests compile the same small programs again and again, in this process and in those they start; one cache for each process
+# of pytest-xdist, because jax does not write its files in one step.
 _CACHE = tempfile.TemporaryDirectory(prefix="steerflow-xla-")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
+_BASE = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_BASE, os.environ.get("PYTEST_XDIST_WORKER", ""))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 from jaxtyping import install_import_hook  # noqa: E402
@@ -14,6 +20,7 @@ from jaxtyping import install_import_hook  # noqa: E402
 # Shapes in signatures are checked at run time, in tests only; before the modules are imported.
 install_import_hook(["steerflow.learn", "steerflow.steer"], "beartype.beartype")
 
+import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
@@ -43,6 +50,13 @@ def write_data(folder, *, episodes=6, length=20, seed=0, task="reach", observati
         store.add_task(task, np.concatenate(rewards), np.concatenate(masks))
         store.add_task(f"{task}-far", -np.concatenate(rewards), np.ones(store.rows))
     return DataSet.open(folder)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_more_memory_than_one_file_needs():
+    """Compiled programs are kept in memory, gigabytes of them over all files."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -283,7 +283,9 @@ class TestCommandLine:
             (["jobs.toml", "--on", "slurm"], "no sbatch here" if find_spec("submitit") else "steerflow[slurm]"),
         ],
     )
-    def test_wrong_uses_say_what_to_type(self, arguments, said, capsys):
+    def test_wrong_uses_say_what_to_type(self, arguments, said, monkeypatch, capsys):
+        # Where there is a SLURM, nothing must reach it.
+        monkeypatch.setenv("PATH", str(Path.cwd()))
         Path("jobs.toml").write_text("[[job]]\ncommand = 'data list'")
         with pytest.raises(SystemExit) as end:
             main.main(["launch", *arguments])
