@@ -14,12 +14,15 @@ import tempfile
 import threading
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from conftest import write_data
+from steerflow.artefact import write_json
 from steerflow.cli import main
 from steerflow.cli.launch import _not_done
 from steerflow.errors import SteerflowError
@@ -597,6 +600,25 @@ def test_slurm_queues_jobs_once_and_again_when_their_time_is_out(slurm, typed, t
         "stopped by SIGTERM. The last checkpoint is in runs/1." in (tmp_path / "launches/jobs/train-1.log").read_text()
     )
     assert artefacts(tmp_path) == artefacts(typed)
+
+
+@needs_submitit
+def test_slurm_jobs_that_are_never_through_in_time_say_so(tmp_path):
+    from steerflow.launch.slurm import _Submitted
+
+    errors = tmp_path / "1_0_log.err"
+    handle = SimpleNamespace(state="FAILED", job_id="1", paths=SimpleNamespace(stderr=errors))
+    job = Job("long", "train", ("train",), resources=Resources(hours=0.5))
+    submitted = _Submitted(job, Place(tmp_path, tmp_path, "now"), handle)
+    write_json(submitted.place.record(job), asdict(Record(job.command, "now", "running", attempts=4)))
+    just_now, long_ago = time.monotonic(), time.monotonic() - 1000
+    assert submitted.end(just_now) is None
+    assert submitted.end(long_ago).problem == f"SLURM says FAILED of job 1; see also {errors}"
+    # What submitit raises in the job.
+    errors.write_text("UncompletedJobError: Job not requeued because: timed-out too many times.\n")
+    ended = submitted.end(just_now)
+    assert (ended.state, ended.attempts) == ("failed", 4)
+    assert "not through within its 0.5 hours" in ended.problem
 
 
 @needs_submitit

@@ -26,6 +26,8 @@ from steerflow.progress import console
 _POLL_SECONDS = 2.0
 # A record may show up on this machine some time after its job ended on another.
 _RECORD_SECONDS = 60.0
+# What submitit writes when it does not queue a job once more.
+_OUT_OF_TIME = "timed-out too many times"
 
 
 class JobFailed(Exception):
@@ -63,10 +65,15 @@ class _Submitted:
         record = Record.read(self.place.record(self.job))
         if record is not None and record.launch == self.place.launch and record.state != "running":
             return record
-        if time.monotonic() - since < _RECORD_SECONDS:
-            return None
         lost = record or Record(self.job.command, self.place.launch, "failed")
-        problem = f"SLURM says {self.handle.state} of job {self.handle.job_id}; see also {self.handle.paths.stderr}"
+        errors = self.handle.paths.stderr
+        if errors.exists() and _OUT_OF_TIME in errors.read_text(errors="replace"):
+            hours = f"{self.job.resources.hours:g} hours"
+            problem = f"not through within its {hours}, again and again; what it saved is kept. Give it more `hours`."
+        elif time.monotonic() - since < _RECORD_SECONDS:
+            return None
+        else:
+            problem = f"SLURM says {self.handle.state} of job {self.handle.job_id}; see also {errors}"
         return replace(lost, state="failed", problem=problem)
 
 
