@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from parts_for_tests import plain_mlp
 from steerflow.compiled import keep_compiled
 from steerflow.critic import Critic, CriticNetworks
 from steerflow.learn.networks import MLP, Critics, Value, Velocity
@@ -45,18 +46,6 @@ def parts():
     normaliser, settings = Normaliser.identity(4), {"hidden": list(HIDDEN)}
     policy = Policy(SPEC, normaliser, velocity, {"network": settings | {"time_frequency": 100.0}})
     return policy, Critic(SPEC, normaliser, networks, {"network": settings | {"ensemble": 2}, "task": "reach"})
-
-
-def plain_mlp(mlp, x, member=None):
-    """Dense, layer norm, GELU in float64, as the networks are defined."""
-    get = lambda a: np.asarray(a if member is None else a[member], np.float64)  # noqa: E731
-    for layer, norm in zip(mlp.layers, mlp.norms, strict=True):
-        x = x @ get(layer.weight) + get(layer.bias)
-        if norm is not None:
-            x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
-            x = x * get(norm.scale) + get(norm.shift)
-        x = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
-    return x @ get(mlp.output.weight) + get(mlp.output.bias)
 
 
 def plain_q(critics, observations, a):
