@@ -88,7 +88,7 @@ FIGURES = {
         "",
     ),
     "pessimism": About(
-        "Success against the number of critics, by how they are combined",
+        "Success against the number of critics",
         "The same policy steered by the first critics of one ensemble, combined to the smallest value, the mean, or the mean "
         "minus a multiple of the deviation; and methods that steer less where critics disagree. Each point has its own "
         "weight, chosen on tuning episodes. Search and large weights exploit what critics get wrong: where pessimism pays, its "

@@ -45,8 +45,9 @@ def by_method(name: str, table: Mapping[str, Any]) -> Plot:
             f"{m['method']}: {m['iqm']:.3g} ({m['iqm_low']:.3g} to {m['iqm_high']:.3g})" for m in ordered
         )
         panel = to_svg(figure, f"{name}-0", "Results by method", spoken)
+    pairs = "1 pair" if table["pairs"] == 1 else f"{table['pairs']} pairs"
     caption = (
-        f"Interquartile mean of {_what(table)} on test episodes over {table['pairs']} pairs of task and run, with its "
+        f"Interquartile mean of {_what(table)} on test episodes over {pairs} of task and run, with its "
         "95% interval (bootstrap, stratified by task: runs and episodes are drawn anew within each task). The upright stroke "
         "is the plain mean over tasks."
     )
