@@ -22,7 +22,7 @@ def draw(table: Table, path: Path) -> None:
             ax.plot([row.low, row.high], [y, y], color="black", linewidth=1)
             ax.text(max(row.median, row.high), y, f"  {row.median:.4g}", va="center", fontsize=8)
         ax.set_yticks(range(len(rows)), [row.name for row in reversed(rows)], fontsize=8)
-        ax.set_title(f"{name} ({rows[0].unit})", fontsize=9, loc="left")
+        ax.set_title(f"{name} ({rows[0].unit})" if rows[0].unit else name, fontsize=9, loc="left")
         ax.set_xlim(0, 1.12 * max(max(row.median, row.high) for row in rows))
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(axis="x", labelsize=8)
