@@ -45,7 +45,7 @@ format: $(VENV)/.dev  ## put the code into the format that lint asks for
 types: $(VENV)/.dev  ## static types
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
-tests: $(VENV)/.dev  ## the tests, in as many processes as cores; some of them: make tests ARGS="tests/test_cli.py"
+tests: $(VENV)/.dev  ## the tests, in up to four processes; some of them: make tests ARGS="tests/test_cli.py"
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/.dev  ## the tests that take minutes each

@@ -62,7 +62,8 @@ def peak(scores: Sequence[float], episodes: Sequence[int]) -> int:
         near = slice(max(0, i - 1), i + 2)
         return sum(s * n for s, n in zip(scores[near], episodes[near], strict=True)) / sum(episodes[near])
 
-    equal = [i for i, s in enumerate(scores) if math.isclose(s, max(scores), rel_tol=1e-9, abs_tol=1e-12)]
+    top = max(scores)
+    equal = [i for i, s in enumerate(scores) if math.isclose(s, top, rel_tol=1e-9, abs_tol=1e-12)]
     return max(equal, key=lambda i: (round(pooled(i), 9), -i))
 
 
