@@ -30,7 +30,7 @@ def parts():
     critics = CriticNetworks(Critics(jax.random.key(1), 4, 6, HIDDEN, 2), Value(jax.random.key(2), 4, HIDDEN))
     policy = Policy(SPEC, normaliser, velocity, {"network": {"hidden": list(HIDDEN), "time_frequency": 100.0}})
     meta = {"task": "reach", "network": {"hidden": list(HIDDEN), "ensemble": 2}}
-    meta["scales"] = {"gradient": 2.0, "spread": 1.0}
+    meta["scales"] = {"gradient": 2.0, "steepness": 4.0, "spread": 1.0}
     return policy, Critic(SPEC, Normaliser.identity(4), critics, meta)
 
 
@@ -273,9 +273,10 @@ def test_a_schedule_without_the_critics_scale_says_how_to_get_it(parts):
     unmeasured = dataclasses.replace(critic, meta={**critic.meta, "scales": {}})
     with pytest.raises(MismatchError, match="steerflow train critic"):
         steer(policy, unmeasured)(jax.random.key(0), OBSERVATIONS)
-    scaled, _ = steer(policy, critic, weight=0.5)(jax.random.key(0), OBSERVATIONS)
-    plain, _ = steer(policy, critic, "qgf", weight=0.25)(jax.random.key(0), OBSERVATIONS)
-    np.testing.assert_allclose(scaled, plain, atol=1e-6)
+    for scaled, unit, plain in ((), 4.0, "qgf_jacobian"), (("qgf_scaled",), 2.0, "qgf"):
+        found, _ = steer(policy, critic, *scaled, weight=0.5)(jax.random.key(0), OBSERVATIONS)
+        expected, _ = steer(policy, critic, plain, weight=0.5 / unit)(jax.random.key(0), OBSERVATIONS)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_the_critics_scales_by_finite_differences(parts):
@@ -289,6 +290,8 @@ def test_the_critics_scales_by_finite_differences(parts):
         spread = np.std(q(chunks) - np.asarray(double.value(jnp.asarray(states))))
     found = measure_scales(critic, states.astype(np.float32), chunks.astype(np.float32))
     assert found["gradient"] == pytest.approx(np.sqrt(np.mean(np.square(slope))), rel=1e-4)
+    size = np.sqrt(np.mean(np.square(slope), axis=0))
+    assert found["steepness"] == pytest.approx(np.average(size, weights=size**2), rel=1e-4)
     assert found["spread"] == pytest.approx(spread, rel=1e-4)
 
 

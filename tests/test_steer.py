@@ -62,7 +62,9 @@ def keys_of(n, seed=0):
 def models_of(q, velocity=gaussian_velocity):
     """All that any member may ask: two critics that differ by a constant, and parts of every kind."""
     ensemble = lambda observations, a: jnp.stack([q(observations, a), q(observations, a) + 1])  # noqa: E731
-    return Models(velocity, q, parts_of(q), ensemble=ensemble, scales={"gradient": 0.5, "spread": 2.0})
+    return Models(
+        velocity, q, parts_of(q), ensemble=ensemble, scales={"gradient": 0.5, "steepness": 0.8, "spread": 2.0}
+    )
 
 
 MODELS = models_of(quadratic_q(0.2, 1.5))
@@ -503,6 +505,7 @@ def test_scale_free_schedules_against_their_formulas():
     np.testing.assert_allclose(at("likelihood", 0.5), [0.5 * np.sqrt(2) * np.sqrt(2) / 2, 0], rtol=1e-6)
     assert np.isfinite(at("likelihood", 0.0)).all()
     np.testing.assert_allclose(at("critic_scale", 0.3), 0.5 / 0.5)
+    np.testing.assert_allclose(at("steepness", 0.3), 0.5 / 0.8)
     np.testing.assert_allclose(at("spread", 0.3), 0.5 / 2.0)
     np.testing.assert_allclose([at("tilt", t)[0] for t in (0.25, 0.5, 1.0)], [1.5, 0.5, 0], atol=1e-7)
     np.testing.assert_allclose([at("tilt(cap=4)", t)[0] for t in (0.0, 0.1)], 2.0, rtol=1e-6)
@@ -540,7 +543,7 @@ class TestScheduleContract:
             return sample(keys_of(64), OBSERVATIONS, models, chosen, flat=2).actions
 
         same = np.abs(np.asarray(run(1.0) - run(1000.0))).max() < 1e-4
-        assert same == (name in ("normalised", "distance", "likelihood", "critic_scale", "spread"))
+        assert same == (name in ("normalised", "distance", "likelihood", "critic_scale", "steepness", "spread"))
 
 
 def test_selects():

@@ -37,8 +37,8 @@ class Critic(Trained[CriticNetworks]):
 
     @property
     def scales(self) -> dict[str, float]:
-        """Measured on the training data when training ended (``measure_scales``): "gradient" and "spread"; empty in critics of
-        earlier versions."""
+        """Measured on the training data when training ended (``measure_scales``): "gradient", "steepness" and "spread"; a critic
+        of an earlier version has fewer or none."""
         return dict(self.meta.get("scales", {}))
 
     def q(self, observations, a):
@@ -80,13 +80,17 @@ def _networks(key, observation_dim: int, flat_dim: int, hidden: tuple[int, ...],
 def measure_scales(networks: CriticNetworks, observations, actions) -> dict[str, float]:
     """What makes a weight free of the critic's unit, over data: states as the networks see them, whole chunks (batch, flat).
 
-    "gradient": the root mean square, over states and dimensions, of ``dQ/da (s, a)`` with the mean over critics. "spread": the
-    standard deviation of ``mean_e Q_e(s, a) - V(s)``; the data's actions are samples of the reference policy.
+    "gradient": the root mean square, over states and dimensions, of ``dQ/da (s, a)`` with the mean over critics. "steepness": the
+    mean over states of ``n(s)``, that gradient's root mean square over dimensions, in which each state counts ``n(s)^2`` times:
+    ``sum n^3 / sum n^2``, the gradient where actions matter. "spread": the standard deviation of ``mean_e Q_e(s, a) - V(s)``; the
+    data's actions are samples of the reference policy.
     """
     networks, observations, actions = jax.device_put((networks, observations, actions))
     q = lambda a: jnp.mean(networks.critics(observations, a), axis=0)  # noqa: E731
     gradient = jax.grad(lambda a: jnp.sum(q(a)))(actions)
+    norms = jnp.sqrt(jnp.mean(gradient**2, axis=-1))
     return {
-        "gradient": float(jnp.sqrt(jnp.mean(gradient**2))),
+        "gradient": float(jnp.sqrt(jnp.mean(norms**2))),
+        "steepness": float(jnp.sum(norms**3) / jnp.maximum(jnp.sum(norms**2), jnp.finfo(norms.dtype).tiny)),
         "spread": float(jnp.std(q(actions) - networks.value(observations))),
     }

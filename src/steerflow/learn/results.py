@@ -28,7 +28,7 @@ from steerflow.spec import Normaliser, Spec
 
 _KEPT_CHECKPOINTS = 2
 # Chunks on which a critic's scales are measured.
-_EXAMPLES = 2048
+_EXAMPLES = 8192
 
 # Folders by seed, in the order of the states' leading axis.
 Folders = Mapping[int, Path]

@@ -258,7 +258,7 @@ def _numpy(results: tuple[Array, dict[str, Array]]) -> tuple[np.ndarray, dict[st
 def steer(
     policy: Policy,
     critic: Critic | None,
-    method: str | Recipe = "qgf_scaled",
+    method: str | Recipe = "qgf_jacobian_scaled",
     *,
     parts: Iterable[Part] = (),
     **changes: Any,

@@ -12,13 +12,15 @@ PRESETS: dict[str, Recipe] = {
     "bc": Recipe(),
     # Q-Guided Flow, arXiv 2606.11087.
     "qgf": Recipe(guidance="one_step", weight=0.1),
-    # The same with the weight in the critic's own unit: one number for all tasks, and what is used where none is named.
+    # The same with the weight in the critic's own unit.
     "qgf_scaled": Recipe(guidance="one_step", weight=0.17, schedule="critic_scale"),
     # Q-Guided Flow for fast decisions: half the steps, the gradient of one critic.
     "fast": Recipe(guidance="one_step", weight=0.1, steps=5, aggregate="first"),
     # With the derivative of the estimate, in one product; and of the whole way to the action.
     "qgf_jacobian": Recipe(guidance="jacobian", weight=0.1),
     "bptt": Recipe(guidance="bptt", weight=0.1),
+    # With the derivative, in the critic's own unit: one number for all tasks, and what is used where no method is named.
+    "qgf_jacobian_scaled": Recipe(guidance="jacobian", weight=1.8, schedule="steepness"),
     # The critic's gradient at the end of the whole way, its derivative left out.
     "qgf_chain": Recipe(guidance="chain", weight=0.1),
     # Ascent on Q after the flow: three steps (PA-RL, QGF's paper), and one (OPEX, arXiv 2406.09329).

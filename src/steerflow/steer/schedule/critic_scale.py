@@ -18,6 +18,19 @@ class CriticScale:
 
 
 @dataclass(frozen=True)
+class Steepness:
+    """``w(t) = weight / |g|_steep``: the same with the size of the critic's gradient where actions matter.
+
+    That is the mean over the training data of the gradient's norm, in which each state counts the square of its gradient
+    (``critic.measure_scales``). A task with many goals has steep places everywhere, one with a single goal has few; how steep
+    they are, and so how far guidance may go there, differs less than the mean square over all states.
+    """
+
+    def __call__(self, models, weight, t, v, g):
+        return jnp.asarray(weight, g.dtype) / models.scale("steepness")
+
+
+@dataclass(frozen=True)
 class Spread:
     """``w(t) = weight / std(Q)``, with the spread of ``Q(s, a) - V(s)`` over the training data, that is over samples of the
     reference policy.
