@@ -22,12 +22,13 @@ PARTS = ("training", "many", "acting", "cheaper", "sweep", "data", "start")
 
 
 def other(text: str) -> Other:
-    """``PART|NAME|FOLDER|COMMAND with {n}|UNITS``."""
+    """``PART|NAME|FOLDER|COMMAND with {n}|UNITS``, PART with the table's group after a slash where it is not the first."""
     try:
-        part, name, folder, command, units = text.split("|")
+        place, name, folder, command, units = text.split("|")
+        part, _, group = place.partition("/")
         if part not in PARTS or "{n}" not in command:
             raise ValueError
-        return Other(part, name, Path(folder), command, int(units))
+        return Other(part, name, Path(folder), command, int(units), group)
     except ValueError:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not PART|NAME|FOLDER|COMMAND|UNITS with a part among {', '.join(PARTS)} and {{n}} in the command"
@@ -48,7 +49,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it works")
     parser.add_argument("--scratch", type=Path, default=default.scratch, help="folder for large temporary files")
     parser.add_argument("--other", type=other, action="append", default=[], metavar="PART|NAME|FOLDER|COMMAND|UNITS",
-                        help="a program of others to time as well; {n} in its command is the number of units")  # fmt: skip
+                        help="a program of others to time as well; {n} in its command is the number of units; PART may be "
+                             "PART/GROUP, such as training/4x512")  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder for the results")
     args = parser.parse_args()
     unknown = [part for part in args.parts if part not in PARTS]
@@ -64,10 +66,7 @@ def main() -> None:
         table = importlib.import_module(f"bench.{part}").measure(options)
         for one in options.others:
             if one.part == part:
-                group = next(iter(table.groups))
-                table.add(
-                    group, one.name, "other", table.groups[group][0].unit, [one.rate()], "differences of two runs"
-                )
+                one.measure(table)
         (args.out / f"{part}.json").write_text(json.dumps(table.to_json(), indent=1) + "\n")
         draw(table, args.out / f"{part}.png")
         print(f"  -> {args.out / part}.json, .png", flush=True)

@@ -48,6 +48,21 @@ class Other:
     command: str
     # Units of the shorter run; the longer does three times as many.
     units: int
+    # The table's group to which it belongs; by default the first.
+    group: str = ""
+
+    def measure(self, table: Table, repeats: int = 3) -> None:
+        """Add a row in the unit of its group, and how many times as fast as it steerflow is there."""
+        group = self.group or next(iter(table.groups))
+        if group not in table.groups:
+            raise RuntimeError(f"{table.part} has no group {group!r}: {', '.join(table.groups)}")
+        rows = table.groups[group]
+        ours = next((row for row in rows if row.role == "steerflow"), rows[0])
+        rates = [self.rate() for _ in range(repeats)]
+        faster = ours.unit.endswith("/s")
+        in_unit = rates if faster else [(1e3 if ours.unit.startswith("ms") else 1) / rate for rate in rates]
+        theirs = table.add(group, self.name, "other", ours.unit, in_unit, "differences of two runs")
+        table.ratio(f"{group}: times {self.name}", ours.median / theirs if faster else theirs / ours.median)
 
     def rate(self) -> float:
         """Units per second; raises RuntimeError with what the program printed last if it fails."""
