@@ -35,6 +35,7 @@ LIGHT = {
     INK: "#1b2025", MUTED: "#5b656f", RULE: "#dcdfe0", PAPER: "#fdfdfb", SHADE: "#0b5c8f", CHOSEN: "#b3261e",
     **dict(zip(SERIES, ("#6b7280", "#0b67b2", "#c05a00", "#00785a", "#a63d84", "#7a6a00", "#4b4ea8", "#8a4b2a"), strict=True)),
 }  # fmt: skip
+_HOLLOW = "hollow: not test episodes"
 _DOTS_PER_INCH = 144
 _PERCENT = ([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
 
@@ -75,7 +76,9 @@ def draw(rows: Sequence[Sequence[Panel]], heading: str) -> bytes:
     names = list(dict.fromkeys(name for row in rows for panel in row for name in panel.lines))
     look = _looks(names)
     columns = max(map(len, rows))
-    lines = -(-len(names) // (2 * columns))
+    # A column of panels is as wide as 85 letters of the legend, of which a handle and its margins take 8.
+    legend_columns = max(1, min(2 * columns, 85 * columns // (max(map(len, [*names, _HOLLOW])) + 8)))
+    lines = -(-len(names) // legend_columns)
     with _light():
         figure = new_figure(1.15 * WIDTH * columns, 1.1 * HEIGHT * len(rows) + 34 + 17 * lines)
         grid: Any = figure.subplots(len(rows), columns, squeeze=False)
@@ -89,11 +92,11 @@ def draw(rows: Sequence[Sequence[Panel]], heading: str) -> bytes:
         handles = [_handle(look[name], name) for name in names]
         means = [mean for row in rows for panel in row for line in panel.lines.values() for mean in line]
         if any(mean.hollow for mean in means):
-            handles.append(_handle(Mark(INK, "o"), "hollow: not test episodes", hollow=True))
+            handles.append(_handle(Mark(INK, "o"), _HOLLOW, hollow=True))
         if any(mean.chosen for mean in means):
             handles.append(_handle(Mark(CHOSEN, "o"), "ring: chosen on tuning episodes", hollow=True))
         if handles:
-            figure.legend(handles=handles, loc="outside lower left", ncols=2 * columns, frameon=False, fontsize=10)
+            figure.legend(handles=handles, loc="outside lower left", ncols=legend_columns, frameon=False, fontsize=10)
         buffer = io.BytesIO()
         # No software and no date, so that equal data give an equal file.
         figure.savefig(buffer, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
