@@ -52,12 +52,17 @@ class Other:
     group: str = ""
 
     def measure(self, table: Table, repeats: int = 3) -> None:
-        """Add a row in the unit of its group, and how many times as fast as it steerflow is there."""
+        """Add a row in the unit of its group, and how many times as fast as it steerflow is there.
+
+        It stands beside "NAME, the usual way", so it is compared with NAME; where there is none, with the first row of ours.
+        """
         group = self.group or next(iter(table.groups))
         if group not in table.groups:
             raise RuntimeError(f"{table.part} has no group {group!r}: {', '.join(table.groups)}")
         rows = table.groups[group]
-        ours = next((row for row in rows if row.role == "steerflow"), rows[0])
+        beside = {row.name.removesuffix("the usual way").removesuffix(", ") for row in rows if row.role == "usual"}
+        mine = [row for row in rows if row.role == "steerflow"] or rows
+        ours = next((row for row in mine if row.name in beside), mine[0])
         rates = [self.rate() for _ in range(repeats)]
         faster = ours.unit.endswith("/s")
         in_unit = rates if faster else [(1e3 if ours.unit.startswith("ms") else 1) / rate for rate in rates]

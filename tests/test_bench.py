@@ -25,6 +25,8 @@ def test_a_program_of_others_stands_in_the_unit_of_its_group(monkeypatch):
     table = Table("acting", "Acting", {})
     for group, unit, ours in (("batch 1", "ms", 1.0), ("batch 8", "ms", 4.0), ("data", "chunks/s", 1500.0)):
         table.add(group, "read the weights", "limit", unit, [7.0])
+        table.add(group, "qgf, the usual way", "usual", unit, [ours])
+        table.add(group, "bc", "steerflow", unit, [0.1])
         table.add(group, "qgf", "steerflow", unit, [ours])
     for group in ("", "batch 8", "data"):
         Other("acting", "theirs", Path(), "run {n}", 10, group).measure(table)
