@@ -55,8 +55,10 @@ def alone(small_data, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("feed", ["memory", "stream"])
-def test_seeds_together_give_what_each_gives_alone(small_data, tmp_path, alone, feed):
+@pytest.mark.parametrize(("feed", "in_turn"), [("memory", True), ("stream", True), ("memory", False)])
+def test_seeds_together_give_what_each_gives_alone(small_data, tmp_path, alone, monkeypatch, feed, in_turn):
+    """Whether the networks are trained one after the other or side by side, as on an accelerator."""
+    monkeypatch.setattr(loop, "in_turn", lambda *_: in_turn)
     run = train(small_config(small_data, tmp_path / "run", tasks=TASKS, seeds=(3, 11), feed=feed))
     for seed in (3, 11):
         assert_same_results(run / f"seed-{seed}", alone / f"seed-{seed}")

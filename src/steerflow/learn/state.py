@@ -1,6 +1,6 @@
 """What a training run learns, as one pytree: the policy and the critics of all tasks, and one update of both.
 
-Seeds are a vmap axis: ``Learner.init`` makes the states of all, the other functions see one of them.
+Seeds are a leading axis: ``Learner.init`` makes the states of all, the other functions see one of them.
 """
 
 from __future__ import annotations

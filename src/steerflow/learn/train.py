@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from steerflow.data.feed import Feed, ResidentFeed, make_feed, waiting
@@ -23,7 +24,7 @@ from steerflow.learn.config import PARTS, TrainConfig
 from steerflow.learn.devices import Layout, join
 from steerflow.learn.memory import Memory
 from steerflow.learn.products import products_in
-from steerflow.learn.state import Learner, Trainable, over_axis
+from steerflow.learn.state import Learner, Trainable, TrainState, over_axis
 from steerflow.progress import Bar, bar, console
 from steerflow.run import keep_config, locked, stoppable
 from steerflow.spec import Normaliser, Spec
@@ -268,14 +269,59 @@ def _chunks(learner: Trainable, feed: Feed, layout: Layout | None, data: Any, st
 
 
 def _updates(learner: Trainable, feed: Feed, layout: Layout | None, state: Any, data: Any, steps: Any, payload: Any):
-
     def one(state, x):
         step, part = x
         chunks = _chunks(learner, feed, layout, data, step, part)
         return over_axis(learner.update, (0, 0, None), len(learner.config.seeds))(state, chunks, step)
 
     with products_in(learner.config.precision):
+        if isinstance(learner, Learner) and in_turn(learner, layout):
+            return _updates_in_turn(learner, feed, state, data, steps, payload)
         return jax.lax.scan(one, state, (steps, payload))
+
+
+def in_turn(learner: Learner, layout: Layout | None) -> bool:
+    """Whether several networks are trained one after the other within a call, as on a CPU, or side by side."""
+    alone = layout is None or layout.mesh.size == 1
+    return alone and jax.default_backend() == "cpu" and len(learner.config.seeds) * max(len(learner.tasks), 1) > 1
+
+
+def _updates_in_turn(learner: Learner, feed: Feed, state: TrainState, data: Any, steps: Any, payload: Any):
+    """All steps of the call for the policy and the first task's critic, then for the next critic, seed after seed.
+
+    They never meet, so that nothing changes but the order; and one network with its moments stays in the processor's cache,
+    where those of all tasks and seeds would displace each other at every step.
+    """
+    config = learner.config
+    single = dataclasses.replace(learner, config=dataclasses.replace(config, tasks=learner.tasks[:1]))
+
+    def run(state, part, task):
+        def one(state, x):
+            step, part = x
+            chunks = to_chunks(feed.windows(data, step, part), config.critic.discount)
+            own = {
+                name: jax.lax.dynamic_slice_in_dim(getattr(chunks, name), task, 1) for name in ("returns", "bootstrap")
+            }
+            return single.update(state, chunks._replace(**own) if learner.tasks else chunks, step)
+
+        return jax.lax.scan(one, state, (steps, part))
+
+    def of_seed(x):
+        state, part = x
+        critics = state.critics
+        state, info = run(TrainState(state.seed, state.policy, jax.tree.map(lambda x: x[:1], critics)), part, 0)
+        if len(learner.tasks) > 1:
+            others = jax.tree.map(lambda x: x[1:, None], critics), jnp.arange(1, len(learner.tasks))
+            more, losses = jax.lax.map(lambda x: run(TrainState(state.seed, None, x[0]), part, x[1]), others)
+            join = lambda first, rest: jnp.concatenate([first, rest[:, 0]])  # noqa: E731
+            state = TrainState(state.seed, state.policy, jax.tree.map(join, state.critics, more.critics))
+            beside = lambda first, rest: jnp.concatenate([first, rest[:, :, 0].T], axis=1)  # noqa: E731
+            info["critic"] = jax.tree.map(beside, info["critic"], losses["critic"])
+        return state, info
+
+    seed_first = lambda tree: jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), tree)  # noqa: E731
+    state, info = jax.lax.map(of_seed, (state, seed_first(payload)))
+    return state, jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), info)
 
 
 def _losses(learner: Trainable, feed: Feed, layout: Layout, state: Any, data: Any, steps: Any, payload: Any):
