@@ -44,11 +44,11 @@ def measure(options: Options) -> Table:
         label(data.train, task)
         if data.val is not None:
             label(data.val, task)
-    few, count = (5, 20) if options.quick else (20, 100)
+    count = 20 if options.quick else 100
     programs = {
         "one run": (_program(options, data.train, tasks[:1], (0,), count), count),
-        "five tasks, two seeds": (_program(options, data.train, tasks, (0, 1), few), few),
-        "eight seeds": (_program(options, data.train, tasks[:1], tuple(range(8)), few), few),
+        "five tasks, two seeds": (_program(options, data.train, tasks, (0, 1), count), count),
+        "eight seeds": (_program(options, data.train, tasks[:1], tuple(range(8)), count), count),
         "one run, the usual way": (_usual(data.train, options.task, count), count),
     }
     seconds: dict[str, list[float]] = {name: [] for name in programs}
