@@ -91,6 +91,15 @@ def test_gradients_of_a_layer_are_those_of_the_plain_formulas(outputs):
     np.testing.assert_allclose(many[1][1], gradients[0](x, 2 * weight, bias)[1], rtol=1e-4, atol=1e-5)
 
 
+def test_sums_over_the_rows_of_an_ensemble_are_one_product_for_each_member():
+    g = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 6, 5)), jnp.float32)
+    of_one = lambda g: jax.vjp(lambda bias: to_rows(bias, 6), jnp.zeros(5))[1](g)[0]  # noqa: E731
+    of_all = jax.vmap(jax.vmap(of_one))
+    np.testing.assert_allclose(of_all(g), np.asarray(g, np.float64).sum(axis=2), rtol=1e-5, atol=1e-5)
+    # With one factor of ones for all, which XLA would make of it, it first transposes g.
+    assert "dimension_numbers=(([3], [2]), ([0, 1], [0, 1]))" in str(jax.make_jaxpr(of_all)(g))
+
+
 def test_products_in_bfloat16_round_their_factors_only():
     rng = np.random.default_rng(0)
     x, weight = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((6, 50), (50, 4)))

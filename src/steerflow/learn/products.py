@@ -54,6 +54,17 @@ def _product_gradient(saved, g):
 product.defvjp(lambda x, weight: (product(x, weight), (x, weight)), _product_gradient)
 
 
+@jax.custom_batching.custom_vmap
+def _sum_rows(g: Float[Array, "*each rows features"]) -> Float[Array, "*each features"]:
+    """The sum over rows. Over an ensemble each member has a factor of ones of its own: with one for all, XLA makes one product
+    of all, for which it first transposes ``g``."""
+    ones = jnp.ones((*g.shape[:-2], 1, g.shape[-2]), g.dtype)
+    return jnp.matmul(ones, g, precision=_EXACT)[..., 0, :]
+
+
+_sum_rows.def_vmap(lambda size, batched, g: (_sum_rows(g), True))
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def to_rows(parameter: Float[Array, " features"], rows: int) -> Float[Array, "rows features"]:
     """``parameter`` as each of so many rows; its gradient is the sum over them."""
@@ -61,7 +72,7 @@ def to_rows(parameter: Float[Array, " features"], rows: int) -> Float[Array, "ro
 
 
 def _to_rows_gradient(rows, _, g):
-    return (jnp.matmul(jnp.ones((1, rows), g.dtype), g, precision=_EXACT)[0],)
+    return (_sum_rows(g),)
 
 
 to_rows.defvjp(lambda parameter, rows: (to_rows(parameter, rows), None), _to_rows_gradient)
