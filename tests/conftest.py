@@ -5,6 +5,9 @@ import signal
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Tests compile far longer than they compute, so machine code is not optimised, in half the time; to test it as users have it:
+# XLA_FLAGS= make tests
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 # A shell's background jobs ignore Ctrl-C, and so would the commands that tests start and stop.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

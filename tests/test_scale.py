@@ -197,8 +197,14 @@ MANY_DEVICES = textwrap.dedent("""
 """)
 
 
+def split_cpu(devices):
+    """The environment of a process that sees so many devices."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+
+
 def test_eight_devices_give_what_one_gives(small_data, tmp_path, alone):
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    environment = split_cpu(8)
     done = subprocess.run(
         [sys.executable, "-c", MANY_DEVICES, str(small_data.train.path.parent), str(tmp_path)],
         env=environment, capture_output=True, text=True, timeout=300, check=False,
@@ -228,7 +234,7 @@ def test_two_processes_give_what_one_gives(small_data, tmp_path, alone):
         processes = []
         for number in range(2):
             environment = {
-                **os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+                **split_cpu(2),
                 "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(number),
             }  # fmt: skip
             processes.append(

@@ -30,6 +30,8 @@ from steerflow.run import keep_config, locked, stoppable
 from steerflow.spec import Normaliser, Spec
 
 _VALIDATION_BATCHES = 16
+# Updates in one turn of a compiled loop: XLA copies the state once a turn, as it does not write it in place.
+_TURN = 2
 # What may change when a run is continued; other devices round differently.
 _FREE = ("updates", "run", "feed", "save_seconds", "devices", "shard", "distributed", *PARTS)
 
@@ -277,7 +279,7 @@ def _updates(learner: Trainable, feed: Feed, layout: Layout | None, state: Any, 
     with products_in(learner.config.precision):
         if isinstance(learner, Learner) and in_turn(learner, layout):
             return _updates_in_turn(learner, feed, state, data, steps, payload)
-        return jax.lax.scan(one, state, (steps, payload))
+        return jax.lax.scan(one, state, (steps, payload), unroll=_TURN)
 
 
 def in_turn(learner: Learner, layout: Layout | None) -> bool:
@@ -304,7 +306,7 @@ def _updates_in_turn(learner: Learner, feed: Feed, state: TrainState, data: Any,
             }
             return single.update(state, chunks._replace(**own) if learner.tasks else chunks, step)
 
-        return jax.lax.scan(one, state, (steps, part))
+        return jax.lax.scan(one, state, (steps, part), unroll=_TURN)
 
     def of_seed(x):
         state, part = x
