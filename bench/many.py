@@ -39,7 +39,7 @@ def measure(options: Options) -> Table:
     title = f"Many at once: 4x{_WIDTH}, batch {_BATCH}, chunk 5"
     table = Table("many", title, {"data": options.data, "updates": list(_UPDATES)})
     data = DataSet.open(options.data)
-    tasks = [options.task, *(task for task in tasks_of_data(data.name) if task != options.task)][:5]
+    tasks = [options.task, *(task for task in tasks_of_data(data.origin) if task != options.task)][:5]
     for task in tasks:
         label(data.train, task)
         if data.val is not None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from steerflow.artefact import package_versions
+from steerflow.learn.config import Precision
 from steerflow.machine import machine
 
 
@@ -149,13 +150,17 @@ def seconds(run: Callable[[], Any], repeats: int, warm_up: int = 1) -> list[floa
     return times
 
 
-def product_rate(batch: int, width: int, products: int = 400) -> float:
-    """The machine's limit for networks: FLOP/s of (batch, width) x (width, width) products, one after the other, float32."""
+def product_rate(batch: int, width: int, precision: Precision = "float32", products: int = 400) -> float:
+    """The machine's limit for networks: FLOP/s of (batch, width) x (width, width) products, one after the other.
+
+    In bfloat16 the results are float32 all the same, as in training.
+    """
     import jax
     import jax.numpy as jnp
 
-    a, w = jnp.ones((batch, width)), jnp.full((width, width), 1 / width)
-    run = jax.jit(lambda a, w: jax.lax.fori_loop(0, products, lambda _, x: x @ w, a))
+    a, w = jnp.ones((batch, width)), jnp.full((width, width), 1 / width, precision)
+    product = lambda x, w: jnp.matmul(x.astype(w.dtype), w, preferred_element_type=jnp.float32)  # noqa: E731
+    run = jax.jit(lambda a, w: jax.lax.fori_loop(0, products, lambda _, x: product(x, w), a))
     return 2 * batch * width * width * products / min(seconds(lambda: run(a, w).block_until_ready(), 5))
 
 

@@ -1,23 +1,27 @@
 """Training: updates per second of a policy and its critics, beside the usual way and what matrix products alone allow.
 
 The limit counts the floating-point operations of all products of one update (forward, and two products backward for each
-layer that is trained) over the rate of products of the same shape, measured between the other timings.
+layer that is trained) over the rate of products of the same shape and precision, measured between the other timings.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from bench import usual
 from bench.measure import Options, Table, product_rate
-from steerflow.data.feed import make_feed
-from steerflow.data.store import DataSet
-from steerflow.learn.config import FlowMatchingConfig, IQLConfig, TrainConfig
+from steerflow.data.feed import Feed, make_feed
+from steerflow.data.label import label
+from steerflow.data.store import DataSet, Store
+from steerflow.learn.config import FlowMatchingConfig, IQLConfig, Precision, TrainConfig
 from steerflow.learn.networks import MLP
 from steerflow.learn.state import Learner
 from steerflow.learn.train import compiled_updates, spec_of
@@ -49,15 +53,62 @@ def update_flops(state, batch: int) -> float:
 def measure(options: Options) -> Table:
     table = Table("training", f"Training a policy and its critics, batch {_BATCH}, chunk 5", {"data": options.data})
     store = DataSet.open(options.data).train
+    label(store, options.task)
     for width in options.hidden:
         _width(table, store, width, options)
     return table
 
 
-def _width(table: Table, store, width: int, options: Options) -> None:
+def _width(table: Table, store: Store, width: int, options: Options) -> None:
     hidden, group = (width,) * 4, f"4x{width}"
+    updates = 50 if options.quick else 250
+    programs = [_program(store, hidden, options, precision) for precision in ("float32", "bfloat16")]
+    learner, state = programs[0].learner, programs[0].state
+    agent = usual.agent(0, learner.spec.observation_dim, learner.spec.flat_dim, hidden)
+    sampler = usual.Sampler(store, options.task, _BATCH, learner.config.chunk)
+    flops = update_flops(state, _BATCH)
+    limits, ours, theirs = [], [], []
+    # In turn, so that a change of the machine's speed meets all alike; the first round warms up.
+    for _ in range(options.repeats + 1):
+        limits.append([product_rate(_BATCH, width, program.learner.config.precision) / flops for program in programs])
+        ours.append([program.run(updates) for program in programs])
+        begin = time.perf_counter()
+        agent = usual.train(agent, sampler, updates)
+        theirs.append(updates / (time.perf_counter() - begin))
+    note = f"{flops / 1e9:.3f} GFLOP of products in an update"
+    limit, rounded_limit = zip(*limits[1:], strict=True)
+    exact, rounded = zip(*ours[1:], strict=True)
+    table.add(group, "matrix products alone", "limit", "updates/s", limit, note)
+    rate = table.add(group, "steerflow", "steerflow", "updates/s", exact)
+    table.add(group, "the usual way", "usual", "updates/s", theirs[1:])
+    table.add(group, "matrix products alone, bfloat16", "limit", "updates/s", rounded_limit)
+    rounded_rate = table.add(group, "steerflow, bfloat16", "steerflow", "updates/s", rounded)
+    table.ratio(f"{group}: share of the limit", rate / statistics.median(limit), ">= 0.9 at 4x512")
+    table.ratio(f"{group}: times the usual way", rate / statistics.median(theirs[1:]), ">= 1.3 at 4x256")
+    table.ratio(f"{group}: times the usual way, bfloat16", rounded_rate / statistics.median(theirs[1:]))
+
+
+@dataclass
+class _Program:
+    learner: Learner
+    feed: Feed
+    call: Callable[..., Any]
+    state: Any
+    done: int = 0
+
+    def run(self, updates: int) -> float:
+        """Its rate over so many updates more."""
+        begin = time.perf_counter()
+        steps = np.arange(self.done, self.done + updates, dtype=np.int32)
+        self.state, _ = self.call(self.state, self.feed.data, steps, self.feed.payload(self.done, updates))
+        jax.block_until_ready(self.state)
+        self.done += updates
+        return updates / (time.perf_counter() - begin)
+
+
+def _program(store: Store, hidden: tuple[int, ...], options: Options, precision: Precision) -> _Program:
     config = TrainConfig(
-        data=options.data, run=Path(), tasks=(options.task,), batch=_BATCH,
+        data=options.data, run=Path(), tasks=(options.task,), batch=_BATCH, precision=precision,
         policy=FlowMatchingConfig(hidden=hidden), critic=IQLConfig(hidden=hidden),
     )  # fmt: skip
     learner = Learner(config, spec_of(store, config.chunk))
@@ -65,26 +116,4 @@ def _width(table: Table, store, width: int, options: Options) -> None:
         "memory", store, spec=learner.spec, normaliser=Normaliser.identity(learner.spec.observation_dim),
         tasks=learner.tasks, seeds=(0,), batch=_BATCH, horizon=config.chunk,
     )  # fmt: skip
-    updates = 50 if options.quick else 250
-    call, state = compiled_updates(learner, feed), jax.jit(learner.init)()
-    agent = usual.agent(0, learner.spec.observation_dim, learner.spec.flat_dim, hidden)
-    sampler = usual.Sampler(store, options.task, _BATCH, config.chunk)
-    flops = update_flops(state, _BATCH)
-    ours, theirs, limits = [], [], []
-    # In turn, so that a change of the machine's speed meets all alike; the first round warms up.
-    for n in range(options.repeats + 1):
-        limits.append(product_rate(_BATCH, width) / flops)
-        begin = time.perf_counter()
-        steps = np.arange(n * updates, (n + 1) * updates, dtype=np.int32)
-        state, _ = call(state, feed.data, steps, feed.payload(n * updates, updates))
-        jax.block_until_ready(state)
-        ours.append(updates / (time.perf_counter() - begin))
-        begin = time.perf_counter()
-        agent = usual.train(agent, sampler, updates)
-        theirs.append(updates / (time.perf_counter() - begin))
-    note = f"{flops / 1e9:.3f} GFLOP of products in an update"
-    table.add(group, "matrix products alone", "limit", "updates/s", limits[1:], note)
-    rate = table.add(group, "steerflow", "steerflow", "updates/s", ours[1:])
-    table.add(group, "the usual way", "usual", "updates/s", theirs[1:])
-    table.ratio(f"{group}: share of the limit", rate / statistics.median(limits[1:]), ">= 0.9 at 4x512")
-    table.ratio(f"{group}: times the usual way", rate / statistics.median(theirs[1:]), ">= 1.3 at 4x256")
+    return _Program(learner, feed, compiled_updates(learner, feed), jax.jit(learner.init)())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ from steerflow.data import label as label_module
 from steerflow.data.generate.settings import SETTINGS
 from steerflow.data.generate.world import quiet
 from steerflow.data.label import label
-from steerflow.data.store import StoreWriter
+from steerflow.data.store import DataSet, StoreWriter
 from steerflow.envs.tasks import make_env, tasks_of_data
-from steerflow.errors import DataError, MismatchError, UnknownNameError
+from steerflow.errors import DataError, MismatchError, SteerflowError, UnknownNameError
+from steerflow.learn.config import FlowMatchingConfig, IQLConfig, TrainConfig
+from steerflow.learn.train import train
 
 ROWS = 60
 
@@ -30,7 +33,9 @@ def build(task):
 
 def write(path, name, env, columns):
     """A store of one episode with the given info columns; observations do not matter here."""
-    source = {"kind": "generated", "settings": {"env": SETTINGS[name].env}} if name else {"kind": "import"}
+    source = (
+        {"kind": "generated", "name": name, "settings": {"env": SETTINGS[name].env}} if name else {"kind": "import"}
+    )
     actions = env.action_space.shape[0]
     with StoreWriter(path, action_low=[-1] * actions, action_high=[1] * actions, source=source) as writer:
         rows = len(columns["qpos"])
@@ -135,6 +140,24 @@ def test_labelling_again_needs_force_and_leaves_random_numbers_alone(tmp_path):
     label(store, "cube-single-play-singletask-task2-v0")
     assert store.tasks == (task, "cube-single-singletask-task2-v0")
     assert not np.array_equal(store.rewards("cube-single-singletask-task2-v0")[0], rewards)
+
+
+def test_data_in_a_folder_of_any_name_know_their_tasks(tmp_path):
+    env = build("cube-single-singletask-task1-v0")
+    columns = states(env, np.random.default_rng(0))
+    write(tmp_path / "mine" / "train", "cube-single-play", env, columns)
+    write(tmp_path / "cube-double-play-1m" / "train", None, env, columns)
+    task, sizes = "cube-single-singletask-task2-v0", (8,)
+    small = TrainConfig(
+        data="mine", run=tmp_path / "run", tasks=(task,), batch=8, updates=5, call_updates=5, log_every=5,
+        policy=FlowMatchingConfig(hidden=sizes), critic=IQLConfig(hidden=sizes),
+    )  # fmt: skip
+    train(small)
+    assert DataSet.open("mine").train.tasks == (task,)
+    with pytest.raises(SteerflowError, match=f"for mine: cube-single-singletask-task1-v0, {task}"):
+        train(replace(small, tasks=(), run=tmp_path / "none"))
+    # Of data that do not say what they are the folder's name is all there is.
+    assert DataSet.open("cube-double-play-1m").origin == "cube-double-play-1m"
 
 
 def test_data_that_do_not_fit_the_task(tmp_path):

@@ -102,16 +102,23 @@ def test_sums_over_the_rows_of_an_ensemble_are_one_product_for_each_member():
 
 def test_products_in_bfloat16_round_their_factors_only():
     rng = np.random.default_rng(0)
-    x, weight = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((6, 50), (50, 4)))
+    x, weight, g = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((2, 6, 50), (2, 50, 4), (2, 6, 4)))
     rounded = lambda y: np.asarray(y.astype(jnp.bfloat16).astype(jnp.float32), np.float64)  # noqa: E731
+
+    def both(x, weight, g):
+        y, vjp = jax.vjp(product, x, weight)
+        return y, vjp(g)
+
     with products_in("bfloat16"):
-        got, gradient = jax.jit(jax.value_and_grad(lambda w: jnp.sum(product(x, w) ** 2)))(weight)
-    y = rounded(x) @ rounded(weight)
-    assert float(got) == pytest.approx((y**2).sum(), rel=1e-5)
-    assert abs(float(got) / float(jnp.sum((x @ weight) ** 2)) - 1) > 1e-6
-    assert gradient.dtype == jnp.float32
-    factor = rounded(jnp.asarray(2 * y, jnp.float32))
-    np.testing.assert_allclose(gradient, rounded(x).T @ factor, rtol=2e-2, atol=0.1)
+        y, (of_x, of_weight) = jax.jit(jax.vmap(both))(x, weight, g)
+        jaxpr = str(jax.make_jaxpr(jax.vmap(both))(x, weight, g))
+    assert y.dtype == of_x.dtype == of_weight.dtype == jnp.float32
+    np.testing.assert_allclose(y, rounded(x) @ rounded(weight), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(of_x, rounded(g) @ np.swapaxes(rounded(weight), 1, 2), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(of_weight, np.swapaxes(rounded(x), 1, 2) @ rounded(g), rtol=1e-5, atol=1e-5)
+    assert np.abs(y - np.asarray(x, np.float64) @ np.asarray(weight, np.float64)).max() > 1e-3
+    # XLA's kernels for bfloat16 take neither factor transposed.
+    assert jaxpr.count("layout_constraint") == 2
 
 
 def test_time_features_against_numpy():

@@ -264,6 +264,11 @@ class DataSet:
     train: Store
     val: Store | None
 
+    @property
+    def origin(self) -> str:
+        """The name it was made as, which tells its tasks whatever its folder is called; of other data the folder's."""
+        return self.train.meta["source"].get("name", self.name)
+
     @staticmethod
     def open(name_or_path: str | Path) -> DataSet:
         """Open ``data/<name>`` or a folder; raises with the nearest known names if there is none."""

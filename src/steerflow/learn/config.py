@@ -11,6 +11,8 @@ from typing import Literal
 
 # The kinds of parts: what is learnt for steering beside policy and critic, from these two.
 PARTS = ("amortised", "robust", "optimal", "latent")
+# Of the factors in products; results are float32.
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -137,8 +139,8 @@ class TrainConfig:
     optimal: OptimalConfig = field(default_factory=OptimalConfig)
     latent: LatentConfig = field(default_factory=LatentConfig)
     # Of the factors in the networks' products while training; sums, parameters and optimisers are float32 in either case.
-    # "bfloat16" is faster on GPUs that have it, and rounds: results are no longer those of float32.
-    precision: Literal["float32", "bfloat16"] = "float32"
+    # "bfloat16" is faster on GPUs and CPUs with units for it, and rounds: results are no longer those of float32.
+    precision: Precision = "float32"
     # Updates between two rows of metrics.
     log_every: int = 1_000
     # Seconds between two checkpoints; a killed run continues from the last one.

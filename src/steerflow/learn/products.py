@@ -1,8 +1,8 @@
 """The arithmetic of a layer, with gradients written in the form that XLA computes fastest; results are the same to rounding.
 
 On a CPU, XLA's sums over a batch or over features, fused with what they sum, take as long as a layer's matrix product; as
-products with a vector of ones they take a tenth. A product whose first factor is read transposed is slower by a sixth than
-the transposition and a plain product. Together: a quarter more updates in a second at 4 x 512 (bench/NOTES.md).
+products with a vector of ones they take a tenth: a quarter more updates in a second at 4 x 512. Factors that are read
+transposed are laid out anew first: in bfloat16 only plain products use the processor's units for it (bench/NOTES.md).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float
 
 # Whatever precision the layers' products have, a sum has float32's.
@@ -37,6 +38,12 @@ def _matmul(x: Array, y: Array) -> Array:
     return jnp.matmul(x.astype(jnp.bfloat16), y.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
 
 
+def _transposed(x: Array) -> Array:
+    """``x.T``, on a CPU as rows in memory instead of another way to read ``x``."""
+    rows = Layout(major_to_minor=(0, 1))
+    return jax.lax.platform_dependent(x, cpu=lambda x: with_layout_constraint(x.T, rows), default=lambda x: x.T)
+
+
 @jax.custom_vjp
 def product(x: Float[Array, "batch inputs"], weight: Float[Array, "inputs outputs"]) -> Float[Array, "batch outputs"]:
     """``x @ weight``, in the precision of ``products_in``."""
@@ -47,8 +54,11 @@ def _product_gradient(saved, g):
     x, weight = saved
     if weight.shape[1] == 1:
         return g * weight.T, _matmul(g.T, x).T
-    transposed = jax.lax.platform_dependent(x, cpu=lambda x: jax.lax.optimization_barrier(x.T), default=lambda x: x.T)
-    return _matmul(g, weight.T), _matmul(transposed, g)
+    if _precision.get() == "bfloat16":
+        # Before they are laid out anew, half the bytes; a weight in float32 is read transposed as fast.
+        x, weight, g = (factor.astype(jnp.bfloat16) for factor in (x, weight, g))
+        return _matmul(g, _transposed(weight)), _matmul(_transposed(x), g)
+    return _matmul(g, weight.T), _matmul(_transposed(x), g)
 
 
 product.defvjp(lambda x, weight: (product(x, weight), (x, weight)), _product_gradient)

@@ -106,7 +106,7 @@ def _resolve(config: TrainConfig, data: DataSet) -> TrainConfig:
     else:
         tasks = tuple(task if task in data.train.tasks else canonical_task(task) for task in config.tasks)
         if not tasks:
-            known = tasks_of_data(data.name) or list(data.train.tasks)
+            known = tasks_of_data(data.origin) or list(data.train.tasks)
             raise SteerflowError(
                 f"A critic needs a task. Give --tasks, for {data.name}: {', '.join(known) or 'none known'}."
             )
@@ -126,7 +126,7 @@ def _prepare(config: TrainConfig, data: DataSet, held: ExitStack) -> None:
     for split in (data.train, data.val):
         for task in config.tasks:
             if split is not None:
-                _require_rewards(split, task, data.name)
+                _require_rewards(split, task, data.origin)
     for seed, folder in folders.items():
         # Only settings that can be used are kept, so that a mistyped task does not bind the run folder.
         one = dataclasses.replace(config, seeds=(seed,), run=folder)
