@@ -17,6 +17,7 @@ from steerflow.part import NETWORKS, Part
 from steerflow.policy import Policy
 from steerflow.spec import Normaliser, Spec
 from steerflow.steer.actor import Actor, steer
+from steerflow.steer.functions import steer_functions
 from steerflow.steer.presets import PRESETS, recipe
 
 SPEC = Spec(4, 2, 3, (-0.5, -2.0), (0.5, 2.0))
@@ -288,11 +289,36 @@ def test_the_critics_scales_by_finite_differences(parts):
         q = lambda a: np.asarray(double.critics(jnp.asarray(states), jnp.asarray(a))).mean(axis=0)  # noqa: E731
         slope = [(q(chunks + e) - q(chunks - e)) / 2e-5 for e in np.eye(6) * 1e-5]
         spread = np.std(q(chunks) - np.asarray(double.value(jnp.asarray(states))))
-    found = measure_scales(critic, states.astype(np.float32), chunks.astype(np.float32))
+    data = states.astype(np.float32), chunks.astype(np.float32)
+    found = measure_scales(critic.critics, *data, critic.value)
     assert found["gradient"] == pytest.approx(np.sqrt(np.mean(np.square(slope))), rel=1e-4)
     size = np.sqrt(np.mean(np.square(slope), axis=0))
     assert found["steepness"] == pytest.approx(np.average(size, weights=size**2), rel=1e-4)
     assert found["spread"] == pytest.approx(spread, rel=1e-4)
+    # One function of all critics' mean measures the same, and knows no value.
+    assert measure_scales(lambda s, a: critic.critics(s, a).mean(axis=0), *data) == pytest.approx(
+        {name: found[name] for name in ("gradient", "steepness")}, rel=1e-5
+    )
+    with pytest.raises(MismatchError, match="not finite"):
+        measure_scales(lambda s, a: a.sum(axis=1) * np.nan, *data)
+
+
+def test_plain_functions_take_the_default_for_all_tasks_with_scales_of_their_own():
+    velocity = lambda s, a, t: 0.3 * jnp.sin(a) - a * t  # noqa: E731
+    states, chunks = (np.random.default_rng(2).uniform(-1, 1, s).astype(np.float32) for s in ((30, 4), (30, 6)))
+
+    def act(unit):
+        q = lambda s, a: -unit * jnp.sum((a - 0.4) ** 2, axis=1)  # noqa: E731
+        scales = measure_scales(q, states, chunks)
+        steered = steer_functions(velocity, q, "qgf_jacobian_scaled", flat=6, scales=scales)
+        return steered(jax.random.key(0), states).actions
+
+    # Rewards counted in another unit change nothing.
+    np.testing.assert_allclose(act(1.0), act(250.0), atol=1e-5)
+    with pytest.raises(MismatchError, match="measure_scales"):
+        steer_functions(velocity, lambda s, a: -jnp.sum(a, axis=1), "qgf_jacobian_scaled", flat=6)(
+            jax.random.key(0), states
+        )
 
 
 def test_the_first_critics_of_an_ensemble_are_critics(parts):

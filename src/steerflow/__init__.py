@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from steerflow.critic import Critic as Critic
+    from steerflow.critic import measure_scales as measure_scales
     from steerflow.data.check import check_data as check_data
     from steerflow.data.convert import import_data as import_data
     from steerflow.data.download import get_data as get_data
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 
 # The same names, for the interpreter; a test keeps the two lists equal.
 _PLACES = {
-    "steerflow.critic": ("Critic",),
+    "steerflow.critic": ("Critic", "measure_scales"),
     "steerflow.data.check": ("check_data",),
     "steerflow.data.convert": ("import_data",),
     "steerflow.data.download": ("get_data",),

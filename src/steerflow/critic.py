@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from steerflow.errors import SteerflowError
+from steerflow.errors import MismatchError, SteerflowError
 from steerflow.learn.networks import Critics, Value
 from steerflow.trained import Trained, load_trained
 
@@ -77,20 +80,28 @@ def _networks(key, observation_dim: int, flat_dim: int, hidden: tuple[int, ...],
     )
 
 
-def measure_scales(networks: CriticNetworks, observations, actions) -> dict[str, float]:
-    """What makes a weight free of the critic's unit, over data: states as the networks see them, whole chunks (batch, flat).
+def measure_scales(
+    q: Callable[[Any, Any], Any], observations, actions, value: Callable[[Any], Any] | None = None
+) -> dict[str, float]:
+    """What makes a weight free of the critic's unit, over data: for ``steer_functions(..., scales=)``.
 
-    "gradient": the root mean square, over states and dimensions, of ``dQ/da (s, a)`` with the mean over critics. "steepness": the
-    mean over states of ``n(s)``, that gradient's root mean square over dimensions, in which each state counts ``n(s)^2`` times:
-    ``sum n^3 / sum n^2``, the gradient where actions matter. "spread": the standard deviation of ``mean_e Q_e(s, a) - V(s)``; the
-    data's actions are samples of the reference policy.
+    ``q(observations, a)`` -> (batch,) or (ensemble, batch), of which the mean counts; ``actions`` are the data's chunks as q
+    takes them, (batch, flat), a few thousand of them. "gradient": the root mean square, over states and dimensions, of
+    ``dQ/da (s, a)``. "steepness": the mean over states of ``n(s)``, that gradient's root mean square over dimensions, in which
+    each state counts ``n(s)^2`` times: ``sum n^3 / sum n^2``, the gradient where actions matter. With ``value(observations)`` ->
+    (batch,) also "spread": the standard deviation of ``Q(s, a) - V(s)``; the data's actions are samples of the reference
+    policy. Raises MismatchError where these are not finite numbers.
     """
-    networks, observations, actions = jax.device_put((networks, observations, actions))
-    q = lambda a: jnp.mean(networks.critics(observations, a), axis=0)  # noqa: E731
-    gradient = jax.grad(lambda a: jnp.sum(q(a)))(actions)
+    observations, actions = jax.device_put((observations, actions))
+    mean = lambda a: jnp.mean(jnp.atleast_2d(q(observations, a)), axis=0)  # noqa: E731
+    gradient = jax.grad(lambda a: jnp.sum(mean(a)))(actions)
     norms = jnp.sqrt(jnp.mean(gradient**2, axis=-1))
-    return {
+    scales = {
         "gradient": float(jnp.sqrt(jnp.mean(norms**2))),
         "steepness": float(jnp.sum(norms**3) / jnp.maximum(jnp.sum(norms**2), jnp.finfo(norms.dtype).tiny)),
-        "spread": float(jnp.std(q(actions) - networks.value(observations))),
     }
+    if value is not None:
+        scales["spread"] = float(jnp.std(mean(actions) - value(observations)))
+    if not all(math.isfinite(scale) for scale in scales.values()):
+        raise MismatchError(f"The critic's scales over these data are not finite: {scales}.")
+    return scales

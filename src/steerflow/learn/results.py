@@ -155,10 +155,11 @@ def write_artefacts(
             Policy(learner.spec, normaliser, one.policy.velocity, meta).save(folder / "policy")
         for n, task in enumerate(learner.tasks):
             networks = jax.tree.map(lambda x, n=n: x[n], CriticNetworks(one.critics.target, one.critics.value))
+            networks = jax.device_put(networks)
             meta = {
                 **facts,
                 "task": task,
-                "scales": measure_scales(networks, *examples),
+                "scales": measure_scales(networks.critics, *examples, networks.value),
                 "network": {"hidden": list(config.critic.hidden), "ensemble": config.critic.ensemble},
                 "config": {"batch": config.batch, **dataclasses.asdict(config.critic)},
             }

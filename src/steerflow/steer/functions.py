@@ -32,7 +32,7 @@ def steer_functions(
     velocity(observations, a, t) -> (batch, flat) with t: 0 = noise, 1 = action; q(observations, a) -> (batch,), or
     (ensemble, batch), which the recipe's ``aggregate`` combines; parts: functions by kind for recipes that ask them, such as
     {"amortised": f} with f(observations, a) -> (batch, flat); scales: of the critic, for schedules that ask them
-    (``critic.measure_scales``). Returns a compiled ``act(key, observations) -> Sampled``.
+    (``steerflow.measure_scales(q, observations, a)``). Returns a compiled ``act(key, observations) -> Sampled``.
     """
     chosen = recipe_of(method, **changes)
     if "critic" in chosen.asks and q is None:

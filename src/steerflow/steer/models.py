@@ -68,7 +68,7 @@ class Models(NamedTuple):
         if name not in self.scales:
             raise MismatchError(
                 f"This schedule needs the critic's {name} scale, which is measured when a critic is trained. Train it again "
-                "with this version: steerflow train critic --help. With plain functions: steer_functions(..., "
-                f"scales={{{name!r}: ...}})."
+                "with this version: steerflow train critic --help. With plain functions: "
+                "steer_functions(..., scales=steerflow.measure_scales(q, observations, actions))."
             )
         return self.scales[name]
