@@ -54,6 +54,14 @@ def test_mean_return_decides_where_success_is_unknown():
     assert refined(found) == [0.0333, 0.173]
 
 
+def test_where_nothing_succeeds_the_mean_return_decides_and_where_nothing_differs_the_range_grows():
+    found = [Point(w, 20, 0, r, "") for w, r in ((0.0, -900.0), (0.1, -880.0), (0.3, -700.0))]
+    assert best(found).strength == 0.3
+    assert refined(found) == [0.173, 0.9]
+    assert refined(points({0.0: 0, 0.1: 0, 0.3: 0})) == [0.9, 0.0333]
+    assert refined(points({0.0: 20, 0.1: 20, 0.3: 20})) == [0.9, 0.0333]
+
+
 def test_refining_goes_to_the_neighbours_middles_and_beyond_the_ends():
     assert refined(points({0.0: 1, 0.01: 5, 0.09: 19, 0.81: 3})) == [0.03, 0.27]
     assert refined(points({0.0: 1, 0.1: 20, 0.3: 3})) == [0.0333, 0.173]

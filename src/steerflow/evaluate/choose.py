@@ -49,10 +49,16 @@ class Curve:
 def best(points: Sequence[Point]) -> Point:
     """The point with the best score; among equals the one whose neighbours do best, then the smallest strength.
 
-    Few episodes give many ties at the top; a point in the middle of a plateau is safer than one at its edge.
+    Few episodes give many ties at the top; a point in the middle of a plateau is safer than one at its edge. Where nothing
+    succeeded, the mean return decides.
     """
     ordered = sorted(points, key=lambda point: point.strength)
-    return ordered[peak([point.score for point in ordered], [point.episodes for point in ordered])]
+    return ordered[peak(_scores(ordered), [point.episodes for point in ordered])]
+
+
+def _scores(points: Sequence[Point]) -> list[float]:
+    rates = [point.score for point in points]
+    return rates if any(rates) else [point.mean_return for point in points]
 
 
 def peak(scores: Sequence[float], episodes: Sequence[int]) -> int:
@@ -76,11 +82,14 @@ def refined(points: Sequence[Point]) -> list[float]:
     """Weights to try next: the geometric midpoints between the best and its neighbours, or beyond the end of the range.
 
     An empty list where the neighbours are already close. Where a side has no positive neighbour the range is extended
-    by a factor of 3.
+    by a factor of 3; where all weights do alike, on both sides, and upwards first: small weights do what none does.
     """
     weights = sorted(p.strength for p in points if p.strength > 0)
     if not weights:
         return []
+    scores = _scores(points)
+    if math.isclose(min(scores), max(scores), rel_tol=1e-9, abs_tol=1e-12):
+        return [rounded(weights[-1] * _STEP), rounded(weights[0] / _STEP)]
     centre = best(points).strength
     if centre == 0:
         return [rounded(weights[0] / _STEP)]
