@@ -315,6 +315,7 @@ def test_plain_functions_take_the_default_for_all_tasks_with_scales_of_their_own
 
     # Rewards counted in another unit change nothing.
     np.testing.assert_allclose(act(1.0), act(250.0), atol=1e-5)
+    np.testing.assert_allclose(act(1.0), act(1e14), atol=1e-5)
     with pytest.raises(MismatchError, match="measure_scales"):
         steer_functions(velocity, lambda s, a: -jnp.sum(a, axis=1), "qgf_jacobian_scaled", flat=6)(
             jax.random.key(0), states

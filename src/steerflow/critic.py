@@ -12,6 +12,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from steerflow.errors import MismatchError, SteerflowError
 from steerflow.learn.networks import Critics, Value
@@ -94,14 +95,15 @@ def measure_scales(
     """
     observations, actions = jax.device_put((observations, actions))
     mean = lambda a: jnp.mean(jnp.atleast_2d(q(observations, a)), axis=0)  # noqa: E731
-    gradient = jax.grad(lambda a: jnp.sum(mean(a)))(actions)
-    norms = jnp.sqrt(jnp.mean(gradient**2, axis=-1))
+    # In float64, for rewards in any unit.
+    gradient = np.asarray(jax.grad(lambda a: jnp.sum(mean(a)))(actions), np.float64)
+    norms = np.sqrt(np.mean(gradient**2, axis=-1))
     scales = {
-        "gradient": float(jnp.sqrt(jnp.mean(norms**2))),
-        "steepness": float(jnp.sum(norms**3) / jnp.maximum(jnp.sum(norms**2), jnp.finfo(norms.dtype).tiny)),
+        "gradient": float(np.sqrt(np.mean(norms**2))),
+        "steepness": float(np.sum(norms**3) / max(np.sum(norms**2), np.finfo(np.float64).tiny)),
     }
     if value is not None:
-        scales["spread"] = float(jnp.std(mean(actions) - value(observations)))
+        scales["spread"] = float(np.std(np.asarray(mean(actions) - value(observations), np.float64)))
     if not all(math.isfinite(scale) for scale in scales.values()):
         raise MismatchError(f"The critic's scales over these data are not finite: {scales}.")
     return scales
