@@ -85,7 +85,7 @@ def test_choosing_never_leaves_the_data_and_refining_never_repeats(successes):
 
 
 def test_refining_finds_a_narrow_optimum():
-    # Success falls off on both sides of 0.07; the coarse grid for scale 1 starts at .02, .06, .2, .6.
+    # Success falls off on both sides of 0.07; the coarse grid for scale 1 is .06, .2, .6, 1.8.
     def success(w: float) -> int:
         return round(1000 * math.exp(-(math.log(w / 0.09) ** 2) / 0.3)) if w else 0
 

@@ -11,8 +11,8 @@ from typing import Any
 from steerflow.evaluate.rows import EpisodeRow
 
 # Multiples of the natural scale |velocity| / |gradient|. In our measurements the best weights lay at .12 to .23 of it
-# (cube-single, chunk 5 and single actions); three neighbours on a factor of about 3 frame them.
-GRID = (0.02, 0.06, 0.2, 0.6)
+# (cube-single, chunk 5 and single actions), and beyond 1 in a maze, with a lower summit near .2 (pointmaze-large).
+GRID = (0.06, 0.2, 0.6, 1.8)
 # Weights closer than this cannot be told apart with any sensible number of episodes.
 _FINEST_RATIO = 1.2
 _STEP = 3.0
