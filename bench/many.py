@@ -13,30 +13,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
-import numpy as np
 
 from bench import usual
 from bench.measure import Options, Table, product_rate
-from bench.training import update_flops
-from steerflow.data.feed import make_feed
+from bench.training import BATCH, Program, learner_of, update_flops
 from steerflow.data.label import label
 from steerflow.data.store import DataSet, Store
 from steerflow.envs.tasks import tasks_of_data
-from steerflow.learn.config import FlowMatchingConfig, IQLConfig, TrainConfig
-from steerflow.learn.state import Learner
-from steerflow.learn.train import compiled_updates, spec_of
-from steerflow.spec import Normaliser
+from steerflow.learn.train import spec_of
 
-_BATCH, _WIDTH = 256, 256
+_WIDTH = 256
 # Updates of each run: the demo's, README's and the method's.
 _UPDATES = (16_000, 30_000, 500_000)
 
 
 def measure(options: Options) -> Table:
-    title = f"Many at once: 4x{_WIDTH}, batch {_BATCH}, chunk 5"
+    title = f"Many at once: 4x{_WIDTH}, batch {BATCH}, chunk 5"
     table = Table("many", title, {"data": options.data, "updates": list(_UPDATES)})
     data = DataSet.open(options.data)
     tasks = [options.task, *(task for task in tasks_of_data(data.origin) if task != options.task)][:5]
@@ -45,20 +39,23 @@ def measure(options: Options) -> Table:
         if data.val is not None:
             label(data.val, task)
     count = 20 if options.quick else 100
-    programs = {
-        "one run": (_program(options, data.train, tasks[:1], (0,), count), count),
-        "five tasks, two seeds": (_program(options, data.train, tasks, (0, 1), count), count),
-        "eight seeds": (_program(options, data.train, tasks[:1], tuple(range(8)), count), count),
-        "one run, the usual way": (_usual(data.train, options.task, count), count),
+    learners = {
+        "one run": learner_of(options, data.train, _WIDTH, tasks[:1]),
+        "five tasks, two seeds": learner_of(options, data.train, _WIDTH, tasks, (0, 1)),
+        "eight seeds": learner_of(options, data.train, _WIDTH, tasks[:1], tuple(range(8))),
+    }
+    programs: dict[str, Callable[[], object]] = {
+        **{name: Program(learner, data.train, count) for name, learner in learners.items()},
+        "one run, the usual way": _usual(data.train, options.task, count),
     }
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     limits = []
     for _ in range(options.repeats + 1):
-        limits.append(product_rate(_BATCH, _WIDTH))
-        for name, (program, updates) in programs.items():
+        limits.append(product_rate(BATCH, _WIDTH))
+        for name, program in programs.items():
             begin = time.perf_counter()
             program()
-            seconds[name].append((time.perf_counter() - begin) / updates)
+            seconds[name].append((time.perf_counter() - begin) / count)
     roles = {"one run, the usual way": "usual"}
     each = {
         name: table.add("updates", name, roles.get(name, "steerflow"), "ms/update", [1e3 * s for s in values[1:]]) / 1e3
@@ -76,54 +73,18 @@ def measure(options: Options) -> Table:
         table.ratio(f"{updates:,} updates: ten runs the usual way over the same", usual_way / together)
     table.ratio("eight seeds: times the updates of one", 8 * each["one run"] / each["eight seeds"])
     # What sharing alone can give where products are all: ten policies and critics against two and ten.
-    flops = {
-        name: _flops(options, data.train, t, s)
-        for name, t, s in (("apart", tasks[:1], (0,)), ("merged", tasks, (0, 1)))
-    }
-    table.ratio(
-        "products of ten runs over those of one of five tasks, two seeds", 10 * flops["apart"] / flops["merged"]
-    )
-    for name, amount in (("one run", flops["apart"]), ("five tasks, two seeds", flops["merged"])):
+    flops = {name: update_flops(jax.eval_shape(learners[name].init), BATCH) for name in starts}
+    ratio = 10 * flops["one run"] / flops["five tasks, two seeds"]
+    table.ratio("products of ten runs over those of one of five tasks, two seeds", ratio)
+    for name, amount in flops.items():
         table.ratio(f"{name}: share of the products' limit", amount / statistics.median(limits[1:]) / each[name])
     return table
-
-
-def _learner(options: Options, store: Store, tasks: list[str], seeds: tuple[int, ...]) -> Learner:
-    hidden = (_WIDTH,) * 4
-    config = TrainConfig(
-        data=options.data, run=Path(), tasks=tuple(tasks), seeds=seeds, batch=_BATCH,
-        policy=FlowMatchingConfig(hidden=hidden), critic=IQLConfig(hidden=hidden),
-    )  # fmt: skip
-    return Learner(config, spec_of(store, config.chunk))
-
-
-def _flops(options: Options, store: Store, tasks: list[str], seeds: tuple[int, ...]) -> float:
-    return update_flops(jax.eval_shape(_learner(options, store, tasks, seeds).init), _BATCH)
-
-
-def _program(
-    options: Options, store: Store, tasks: list[str], seeds: tuple[int, ...], count: int
-) -> Callable[[], object]:
-    """One compiled call of ``count`` updates."""
-    learner = _learner(options, store, tasks, seeds)
-    feed = make_feed(
-        "memory", store, spec=learner.spec, normaliser=Normaliser.identity(learner.spec.observation_dim),
-        tasks=learner.tasks, seeds=seeds, batch=_BATCH, horizon=learner.config.chunk,
-    )  # fmt: skip
-    call, kept = compiled_updates(learner, feed), {"state": jax.jit(learner.init)()}
-
-    def run() -> object:
-        state, _ = call(kept["state"], feed.data, np.arange(count, dtype=np.int32), feed.payload(0, count))
-        kept["state"] = jax.block_until_ready(state)
-        return state
-
-    return run
 
 
 def _usual(store: Store, task: str, count: int) -> Callable[[], object]:
     spec = spec_of(store, 5)
     kept = {"agent": usual.agent(0, spec.observation_dim, spec.flat_dim, (_WIDTH,) * 4)}
-    sampler = usual.Sampler(store, task, _BATCH, 5)
+    sampler = usual.Sampler(store, task, BATCH, 5)
 
     def run() -> object:
         kept["agent"] = usual.train(kept["agent"], sampler, count)

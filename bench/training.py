@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 import jax
 import numpy as np
 
 from bench import usual
-from bench.measure import Options, Table, product_rate
-from steerflow.data.feed import Feed, make_feed
+from bench.measure import Options, Table, product_rate, seconds
+from steerflow.data.feed import make_feed
 from steerflow.data.label import label
 from steerflow.data.store import DataSet, Store
 from steerflow.learn.config import FlowMatchingConfig, IQLConfig, Precision, TrainConfig
@@ -27,7 +26,7 @@ from steerflow.learn.state import Learner
 from steerflow.learn.train import compiled_updates, spec_of
 from steerflow.spec import Normaliser
 
-_BATCH = 256
+BATCH = 256
 
 
 def product_flops(tree, batch: int, forward: int, trained: bool) -> float:
@@ -51,7 +50,7 @@ def update_flops(state, batch: int) -> float:
 
 
 def measure(options: Options) -> Table:
-    table = Table("training", f"Training a policy and its critics, batch {_BATCH}, chunk 5", {"data": options.data})
+    table = Table("training", f"Training a policy and its critics, batch {BATCH}, chunk 5", {"data": options.data})
     store = DataSet.open(options.data).train
     label(store, options.task)
     for width in options.hidden:
@@ -60,18 +59,18 @@ def measure(options: Options) -> Table:
 
 
 def _width(table: Table, store: Store, width: int, options: Options) -> None:
-    hidden, group = (width,) * 4, f"4x{width}"
-    updates = 50 if options.quick else 250
-    programs = [_program(store, hidden, options, precision) for precision in ("float32", "bfloat16")]
-    learner, state = programs[0].learner, programs[0].state
-    agent = usual.agent(0, learner.spec.observation_dim, learner.spec.flat_dim, hidden)
-    sampler = usual.Sampler(store, options.task, _BATCH, learner.config.chunk)
-    flops = update_flops(state, _BATCH)
+    group, updates = f"4x{width}", 50 if options.quick else 250
+    learners = [learner_of(options, store, width, [options.task], precision=p) for p in get_args(Precision)]
+    programs = [Program(learner, store, updates) for learner in learners]
+    spec, config = learners[0].spec, learners[0].config
+    agent = usual.agent(0, spec.observation_dim, spec.flat_dim, config.policy.hidden)
+    sampler = usual.Sampler(store, options.task, BATCH, config.chunk)
+    flops = update_flops(programs[0].state, BATCH)
     limits, ours, theirs = [], [], []
     # In turn, so that a change of the machine's speed meets all alike; the first round warms up.
     for _ in range(options.repeats + 1):
-        limits.append([product_rate(_BATCH, width, program.learner.config.precision) / flops for program in programs])
-        ours.append([program.run(updates) for program in programs])
+        limits.append([product_rate(BATCH, width, learner.config.precision) / flops for learner in learners])
+        ours.append([updates / seconds(program, 1, warm_up=0)[0] for program in programs])
         begin = time.perf_counter()
         agent = usual.train(agent, sampler, updates)
         theirs.append(updates / (time.perf_counter() - begin))
@@ -88,32 +87,36 @@ def _width(table: Table, store: Store, width: int, options: Options) -> None:
     table.ratio(f"{group}: times the usual way, bfloat16", rounded_rate / statistics.median(theirs[1:]))
 
 
-@dataclass
-class _Program:
-    learner: Learner
-    feed: Feed
-    call: Callable[..., Any]
-    state: Any
-    done: int = 0
-
-    def run(self, updates: int) -> float:
-        """Its rate over so many updates more."""
-        begin = time.perf_counter()
-        steps = np.arange(self.done, self.done + updates, dtype=np.int32)
-        self.state, _ = self.call(self.state, self.feed.data, steps, self.feed.payload(self.done, updates))
-        jax.block_until_ready(self.state)
-        self.done += updates
-        return updates / (time.perf_counter() - begin)
-
-
-def _program(store: Store, hidden: tuple[int, ...], options: Options, precision: Precision) -> _Program:
+def learner_of(
+    options: Options,
+    store: Store,
+    width: int,
+    tasks: Sequence[str],
+    seeds: tuple[int, ...] = (0,),
+    precision: Precision = "float32",
+) -> Learner:
+    """What learns a policy and critics with four hidden layers of ``width``."""
+    hidden = (width,) * 4
     config = TrainConfig(
-        data=options.data, run=Path(), tasks=(options.task,), batch=_BATCH, precision=precision,
+        data=options.data, run=Path(), tasks=tuple(tasks), seeds=seeds, batch=BATCH, precision=precision,
         policy=FlowMatchingConfig(hidden=hidden), critic=IQLConfig(hidden=hidden),
     )  # fmt: skip
-    learner = Learner(config, spec_of(store, config.chunk))
-    feed = make_feed(
-        "memory", store, spec=learner.spec, normaliser=Normaliser.identity(learner.spec.observation_dim),
-        tasks=learner.tasks, seeds=(0,), batch=_BATCH, horizon=config.chunk,
-    )  # fmt: skip
-    return _Program(learner, feed, compiled_updates(learner, feed), jax.jit(learner.init)())
+    return Learner(config, spec_of(store, config.chunk))
+
+
+class Program:
+    """One compiled call of ``count`` updates; called again, it goes on from there."""
+
+    def __init__(self, learner: Learner, store: Store, count: int) -> None:
+        self.count, self._done = count, 0
+        self._feed = make_feed(
+            "memory", store, spec=learner.spec, normaliser=Normaliser.identity(learner.spec.observation_dim),
+            tasks=learner.tasks, seeds=learner.config.seeds, batch=BATCH, horizon=learner.config.chunk,
+        )  # fmt: skip
+        self._call, self.state = compiled_updates(learner, self._feed), jax.jit(learner.init)()
+
+    def __call__(self) -> None:
+        steps = np.arange(self._done, self._done + self.count, dtype=np.int32)
+        payload = self._feed.payload(self._done, self.count)
+        self.state = jax.block_until_ready(self._call(self.state, self._feed.data, steps, payload)[0])
+        self._done += self.count
