@@ -19,7 +19,7 @@ PRESETS: dict[str, Recipe] = {
     # With the derivative of the estimate, in one product; and of the whole way to the action.
     "qgf_jacobian": Recipe(guidance="jacobian", weight=0.1),
     "bptt": Recipe(guidance="bptt", weight=0.1),
-    # With the derivative, in the critic's own unit: one number for all tasks, and what is used where no method is named.
+    # With the derivative, in the critic's own unit: one number for many tasks, and what is used where no method is named.
     "qgf_jacobian_scaled": Recipe(guidance="jacobian", weight=1.8, schedule="steepness"),
     # The critic's gradient at the end of the whole way, its derivative left out.
     "qgf_chain": Recipe(guidance="chain", weight=0.1),
