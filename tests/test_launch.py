@@ -26,7 +26,7 @@ from steerflow.artefact import write_json
 from steerflow.cli import main
 from steerflow.cli.launch import _not_done
 from steerflow.errors import SteerflowError
-from steerflow.launch.jobs import EXAMPLE, Job, Resources, read_jobs
+from steerflow.launch.jobs import EXAMPLE, Job, Resources, named, read_jobs
 from steerflow.launch.work import Place, Record, blocked, is_done, run_job
 from steerflow.run import locked
 
@@ -231,6 +231,14 @@ class TestJobFile:
             self.jobs(tmp_path, text)
         assert said in str(error.value)
 
+    def test_only_some_jobs_and_what_they_need(self, tmp_path):
+        jobs = self.jobs(tmp_path, EXAMPLE)
+        names = [job.name for job in named(jobs, ["sweep-2-*", "train-1-0"])]
+        assert names == ["data", "train-1-0", "train-2-0", "train-2-1", "sweep-2-0", "sweep-2-1"]
+        assert named(jobs, ["*"]) == jobs
+        with pytest.raises(SteerflowError, match=r"'trian-1'\. Did you mean 'train-"):
+            named(jobs, ["data", "trian-1"])
+
     def test_the_job_files_of_the_documentation_are_understood(self, tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
         for text in re.findall(
@@ -255,6 +263,8 @@ class TestCommandLine:
             ["steerflow", *job.arguments] for job in read_jobs(Path("study.toml")).jobs
         ]
         assert "# train-1-0; after data" in lines[1]
+        main._steerflow(["launch", "study.toml", "--dry-run", "--only", "sweep-3-1"])
+        assert capsys.readouterr().out.splitlines() == [lines[0], lines[6], lines[12]]
 
     @pytest.mark.parametrize(
         ("command", "said"),

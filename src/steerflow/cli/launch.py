@@ -40,6 +40,8 @@ class Launch:
     on: Literal["local", "ray", "slurm"] = "local"
     # A running Ray cluster: auto (found on this machine), HOST:PORT or ray://HOST:PORT.
     address: str | None = None
+    # Only the jobs of these names and what they need; patterns such as 'train-*' or '*cube*' stand for several.
+    only: tuple[str, ...] = ()
     # How often a job that was killed is started again.
     retries: int = 3
     # Run jobs that are done as well; most commands then find their results and end at once.
@@ -52,7 +54,7 @@ class Launch:
 
 def launch(arguments: list[str]) -> None:
     config = parse(Launch, arguments, prog="steerflow launch")
-    from steerflow.launch.jobs import EXAMPLE, read_jobs
+    from steerflow.launch.jobs import EXAMPLE, named, read_jobs
     from steerflow.launch.work import Place
 
     if config.example:
@@ -72,9 +74,10 @@ def launch(arguments: list[str]) -> None:
         shared=config.on != "local",
         environment={name: value for name, value in os.environ.items() if name.startswith("STEERFLOW_")},
     )
-    todo = list(file.jobs) if config.again else _not_done(file.jobs, place)
+    jobs = named(file.jobs, config.only) if config.only else file.jobs
+    todo = list(jobs) if config.again else _not_done(jobs, place)
     if config.dry_run:
-        _print_commands(file.jobs, todo)
+        _print_commands(jobs, todo)
         return
     package = _PACKAGES.get(config.on)
     if package is not None and find_spec(package) is None:
@@ -89,7 +92,7 @@ def launch(arguments: list[str]) -> None:
             ended = _run(config, file, todo, place)
     except BusyError as error:
         raise BusyError(f"Another steerflow launch of {config.file} is running. Wait for it, or stop it.") from error
-    _show(file.jobs, ended, place)
+    _show(jobs, ended, place)
     print(_short(place.folder))
     if any(record.state != "done" for record in ended.values()):
         raise SystemExit(1)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,24 @@ def read_jobs(path: Path) -> JobFile:
     if not isinstance(slurm, dict):
         raise SteerflowError(f'slurm in {path} must be a table: [slurm], then lines such as partition = "gpu".')
     return JobFile(tuple(_jobs(path, matrix, stages)), slurm)
+
+
+def named(jobs: Sequence[Job], patterns: Sequence[str]) -> tuple[Job, ...]:
+    """The jobs whose names match one of the patterns (``*``, ``?``, ``[01]``), and all that they need.
+
+    Raises UnknownNameError for a pattern that no job matches.
+    """
+    wanted: set[str] = set()
+    for pattern in patterns:
+        matching = fnmatch.filter((job.name for job in jobs), pattern)
+        if not matching:
+            raise unknown("job", pattern, [job.name for job in jobs], "Patterns such as 'train-*' match several.")
+        wanted.update(matching)
+    # A job stands after those that it needs.
+    for job in reversed(jobs):
+        if job.name in wanted:
+            wanted.update(job.needs)
+    return tuple(job for job in jobs if job.name in wanted)
 
 
 def _matrix(path: Path, table: Any) -> dict[str, list[str]]:
