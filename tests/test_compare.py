@@ -18,7 +18,7 @@ from steerflow.cli.runs import Changes, read_methods
 from steerflow.errors import ArtefactError, MismatchError, SteerflowError, UnknownNameError
 from steerflow.evaluate.arms import Actors
 from steerflow.evaluate.choose import best, curves
-from steerflow.evaluate.compare import CANDIDATES, PoolWhenNeeded, cells_of, compare
+from steerflow.evaluate.compare import CANDIDATES, PoolWhenNeeded, cells_of, compare, join
 from steerflow.evaluate.rows import read_rows, rows_path
 from steerflow.evaluate.statistics import resampled_means
 from steerflow.evaluate.sweep import sweep
@@ -170,6 +170,84 @@ def test_a_killed_comparison_ends_with_the_same_rows_and_table(compared, tmp_pat
     for seed in (0, 1):
         paths = [rows_path(place / f"seed-{seed}", TASKS[0]) for place in (folder, mine)]
         assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+NOTHING_RUNS = {**SETTINGS, "make_actor": no_actor, "workers": -1}
+
+
+@pytest.fixture(scope="module")
+def pieces(compared, tmp_path_factory):
+    """The comparison's two seeds, each compared alone from the rows that are there."""
+    folder, place = compared[0], tmp_path_factory.mktemp("pieces")
+    for seed in (0, 1):
+        compare([folder / f"seed-{seed}"], METHODS, place / str(seed), tasks=TASKS[:1], **NOTHING_RUNS)
+    return place
+
+
+def test_pieces_join_to_the_table_of_the_whole(compared, pieces, tmp_path):
+    joined = join([pieces / "0", pieces / "1" / "compare.json"], tmp_path)
+    assert json.loads((tmp_path / "compare.json").read_text()) == joined
+    assert joined.pop("joined") == [str(pieces / "0"), str(pieces / "1" / "compare.json")]
+    assert joined == compared[1]
+
+
+def test_joining_takes_what_all_have_or_what_is_named(compared, pieces, tmp_path):
+    folder, table = compared
+    compare([folder / "seed-1"], ("best_of_n",), tmp_path / "1", tasks=TASKS[:1], **NOTHING_RUNS)
+    for found in (
+        join([pieces / "0", tmp_path / "1"], tmp_path / "all"),
+        join([pieces / "0", pieces / "1"], tmp_path / "all", methods=["best_of_n"]),
+    ):
+        assert [m["method"] for m in found["methods"]] == ["bc", "best_of_n"]
+        assert found["methods"][1]["mean"] == next(m for m in table["methods"] if m["method"] == "best_of_n")["mean"]
+        assert found["reference"] == "best_of_n"
+    with pytest.raises(UnknownNameError, match="must be in all"):
+        join([pieces / "0", tmp_path / "1"], tmp_path / "all", methods=["qgf"])
+
+
+def test_what_does_not_fit_is_not_joined(compared, pieces, tmp_path):
+    folder, _ = compared
+
+    def edited(change):
+        other = json.loads((pieces / "1" / "compare.json").read_text())
+        change(other)
+        (tmp_path / "other.json").write_text(json.dumps(other))
+        return [pieces / "0", tmp_path / "other.json"]
+
+    with pytest.raises(SteerflowError, match=f"is in {pieces / '0'} and in "):
+        join([pieces / "0", folder / "out"], tmp_path / "all")
+    with pytest.raises(SteerflowError, match=f"tune_episodes is 4 in {pieces / '0'} and 12 in "):
+        join(edited(lambda table: table["settings"].update(tune_episodes=12)), tmp_path / "all")
+    with pytest.raises(SteerflowError, match="'qgf' is one recipe"):
+        join(edited(lambda table: table["settings"]["methods"]["qgf"].update(steps=3)), tmp_path / "all")
+    with pytest.raises(ArtefactError, match="before tables kept the outcomes"):
+        join(edited(lambda table: table["tasks"][0]["methods"][0]["runs"][0].pop("outcomes")), tmp_path / "all")
+    with pytest.raises(SteerflowError, match="others of returns"):
+        join(edited(lambda table: table.update(measure="return")), tmp_path / "all")
+    assert not (tmp_path / "all").exists()
+
+
+def test_times_of_several_machines_are_not_joined(tmp_path):
+    runs = study(tmp_path / "runs")
+    for seed in (0, 1):
+        effort = Effort(tune_episodes=1, test_episodes=2, budget=1)
+        settings = {**SETTINGS, "effort": effort, "cost": True}
+        compare(
+            [runs / f"seed-{seed}"], {"qgf": recipe("qgf", steps=2)}, tmp_path / str(seed), tasks=TASKS[:1], **settings
+        )
+    both = [tmp_path / "0", tmp_path / "1"]
+    cost = join(both, tmp_path / "out")["methods"][0]["cost"]
+    assert set(cost["ms"]) == {"1", "64"}
+    assert "ms, 64" in render_comparison(json.loads((tmp_path / "out" / "compare.json").read_text()), "joined")
+    other = json.loads((tmp_path / "1" / "compare.json").read_text())
+    other["machine"]["processor"] = "another"
+    (tmp_path / "1" / "compare.json").write_text(json.dumps(other))
+    table = join(both, tmp_path / "out")
+    assert table["machine"] is None
+    assert table["methods"][0]["cost"] == {**cost, "ms": {}}
+    page = render_comparison(table, "joined")
+    assert "ms, 64" not in page
+    assert "on several machines" in page
 
 
 def test_costs_are_measured_once_and_returns_compared_where_no_success_is_told(tmp_path, monkeypatch):

@@ -11,6 +11,8 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from steerflow.cli.runs import Changes
 from steerflow.cli.shell import keeping, parse
 
+_METHODS = ("qgf", "qfql", "best_of_n")
+
 
 @dataclass(frozen=True)
 class Compare:
@@ -21,13 +23,18 @@ class Compare:
     again, it continues, and a finished one only makes its tables again.
 
     steerflow compare cube scene --methods qgf,qfql,best_of_n --budget 8
+
+    Earlier comparisons in the place of runs are joined to one table, of the methods that all of them have; nothing is run.
+
+    steerflow compare compare-cube compare-scene --out runs/all
     """
 
-    # Run folders, or their names below ./runs; a folder of seeds (RUN/seed-N) stands for all of them.
+    # Run folders, or their names below ./runs; a folder of seeds (RUN/seed-N) stands for all of them. Or comparisons to join:
+    # their folders or compare.json.
     runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUN [RUN ...]")]
-    # Methods to compare, such as qgf,best_of_n or 'qgf(aggregate=mean, steps=5)'; an unknown name lists all. Behaviour
-    # cloning is always there.
-    methods: Annotated[tuple[str, ...], arg(aliases=("--method",))] = ("qgf", "qfql", "best_of_n")
+    # Methods to compare, such as qgf,best_of_n or 'qgf(aggregate=mean, steps=5)'; an unknown name lists all. By default
+    # qgf,qfql,best_of_n. Behaviour cloning is always there.
+    methods: Annotated[tuple[str, ...], arg(aliases=("--method",))] = ()
     # Tasks; by default all that the runs have critics of. A run takes part in those that it has.
     tasks: Annotated[tuple[str, ...], arg(aliases=("--task",))] = ()
     # Where the table and the page go; by default runs/compare-RUN.
@@ -73,9 +80,23 @@ def compare(arguments: list[str]) -> None:
     out = config.out or Path("runs") / ("compare-" + "-".join(Path(run).name for run in config.runs))
     # What imports jax comes after what does not.
     from steerflow.cli.table import show_comparison
-    from steerflow.evaluate.compare import compare
+    from steerflow.evaluate.compare import compare, comparison_path, join
     from steerflow.evaluate.tune import Effort
     from steerflow.report.comparison import write_comparison
+
+    earlier = [name for name in config.runs if comparison_path(name) is not None]
+    if earlier and len(earlier) < len(config.runs):
+        raise SteerflowError(
+            f"{earlier[0]} is a comparison and {next(n for n in config.runs if n not in earlier)} is none. Compare the runs "
+            "first, then join the comparisons: steerflow compare COMPARISON COMPARISON"
+        )
+    if earlier:
+        methods = list(read_methods(config.methods, config.changes)) if config.methods else []
+        table = join(earlier, out, methods=methods, tasks=split_names(config.tasks), reference=config.reference)
+        write_comparison(table, out)
+        show_comparison(table)
+        print(out / "compare.html")
+        return
 
     effort = Effort(
         tune_episodes=config.tune_episodes,
@@ -92,7 +113,7 @@ def compare(arguments: list[str]) -> None:
 
     table = compare(
         config.runs,
-        read_methods(config.methods, config.changes),
+        read_methods(config.methods or _METHODS, config.changes),
         out,
         tasks=split_names(config.tasks),
         reference=config.reference,

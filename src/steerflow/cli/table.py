@@ -98,9 +98,11 @@ def show_comparison(table: Mapping[str, Any]) -> None:
         )  # fmt: skip
     console().print(results)
     costed = [m for m in table["methods"] if m["cost"] is not None]
-    costs = _table("cost of a decision", "GFLOP", "ms at batch 1", "ms at batch 64", "network calls")
+    # None where times are of several machines.
+    batches = list(costed[0]["cost"]["ms"]) if costed else []
+    costs = _table("cost of a decision", "GFLOP", *(f"ms at batch {batch}" for batch in batches), "network calls")
     for m in costed:
-        times = [f"{m['cost']['ms'][batch]['median']:.3g}" for batch in ("1", "64")]
+        times = [f"{m['cost']['ms'][batch]['median']:.3g}" for batch in batches]
         costs.add_row(m["method"], f"{m['cost']['gflop']:.3g}", *times, f"{sum(m['cost']['calls'].values()):.0f}")
     if costed:
         console().print(costs)

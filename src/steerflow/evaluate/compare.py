@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steerflow.artefact import package_versions, write_json
+from steerflow.artefact import package_versions, read_json, write_json
 from steerflow.envs.pool import Pool
 from steerflow.envs.tasks import canonical_task, require_known_task
-from steerflow.errors import SteerflowError, unknown
+from steerflow.errors import ArtefactError, SteerflowError, unknown
 from steerflow.evaluate.arms import Actors, Acts, Arm
 from steerflow.evaluate.cost import Costs
 from steerflow.evaluate.rows import EpisodeRow, episode_seed, read_rows, rows_path
 from steerflow.evaluate.summary import summarise
-from steerflow.evaluate.table import Result, tables
+from steerflow.evaluate.table import Result, results_of, tables
 from steerflow.evaluate.tune import Effort, EpisodeBar, Plan, Tuned, recipes_of, tune_and_test
 from steerflow.progress import bar
 from steerflow.run import find_runs
@@ -218,8 +218,9 @@ def _results(
     for one in tuned:
         if costs is not None:
             progress.finish(f"cost of {one.chosen.name}")
-        tested = {arm.name: tuple(rows.get(arm.key(cell.task, "test"), ())) for arm in one.tried}
-        all_tested = len(tested) > 1 and all(len(some) == len(seeds) for some in tested.values())
+        tested = [_by_measure(rows.get(arm.key(cell.task, "test"), ())) for arm in one.tried]
+        scores = [{m: sum(some) / len(some) for m, some in o.items()} for o in tested if len(o["return"]) == len(seeds)]
+        all_tested = len(tested) == len(scores) > 1
         strength = {"weight": one.chosen.recipe.weight, "candidates": one.chosen.recipe.candidates}
         found.append(
             Result(
@@ -230,19 +231,109 @@ def _results(
                 strength=strength[one.tuned] if one.tuned else None,
                 arm=one.chosen.name,
                 settings=sum(one.tuned != "weight" or bool(arm.recipe.weight) for arm in one.tried),
-                rows=tested[one.chosen.name],
-                optimistic=max(tested.values(), key=_score) if all_tested else None,
+                outcomes=_by_measure(rows[one.chosen.key(cell.task, "test")]),
+                optimistic=max(scores, key=lambda s: (s.get("success", 0.0), s["return"])) if all_tested else None,
                 cost=costs.of(one.chosen, cell.run) if costs is not None else None,
             )
         )
     return found
 
 
-def _score(rows: Sequence[EpisodeRow]) -> tuple[float, float]:
-    return sum(bool(row.success) for row in rows) / len(rows), sum(row.return_ for row in rows) / len(rows)
+def _by_measure(rows: Sequence[EpisodeRow]) -> dict[str, tuple[float, ...]]:
+    """What came of the episodes, in their order."""
+    rows = sorted(rows, key=lambda row: row.seed)
+    found = {"return": tuple(row.return_ for row in rows)}
+    if all(row.success is not None for row in rows):
+        found["success"] = tuple(float(bool(row.success)) for row in rows)
+    return found
 
 
 def _facts(cell: Cell, tuned: Sequence[Tuned]) -> dict[str, Any]:
     """Where the rows of a cell are, and the fingerprints by which they are known."""
     names = sorted({arm.fingerprints for one in tuned for arm in one.tried})
     return {"run": cell.name, "folder": str(cell.run), "task": cell.task, "artefacts": [list(some) for some in names]}
+
+
+def join(
+    comparisons: Sequence[Path | str],
+    out: Path | str,
+    *,
+    methods: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    reference: str | None = None,
+) -> dict[str, Any]:
+    """One table of the results of several comparisons, such as the pieces of a study; returns ``OUT/compare.json``.
+
+    Nothing is run, and neither runs nor rows are asked for. Of the methods those are there that all comparisons have;
+    ``methods`` and ``tasks`` choose among them. Operations and calls of decisions are kept, their times only if one machine
+    measured them all. Raises SteerflowError for comparisons of different effort or recipes, or of the same task and run.
+    """
+    found = {str(name): read_json(path) for name in comparisons if (path := comparison_path(name)) is not None}
+    about = next(iter(found.values()))
+    _require_alike(found)
+    names = [_methods(table) for table in found.values()]
+    common = [name for name in names[0] if all(name in others for others in names)]
+    for name in (*methods, *([reference] if reference else [])):
+        if name not in common:
+            raise unknown("method", name, common, "It must be in all of the comparisons.")
+    kept = [name for name in common if not methods or name in (*methods, reference, about["cloning"])]
+    wanted = [canonical_task(name) for name in tasks]
+    results = [one for table in found.values() for one in results_of(table) if one.method in kept]
+    for task in wanted:
+        if all(task != one.task for one in results):
+            raise unknown("task", task, {one.task for one in results})
+    results = [one for one in results if not wanted or one.task in wanted]
+    machines = [table["machine"] for table in found.values()]
+    if any(machine != machines[0] for machine in machines):
+        results = [replace(one, cost=one.cost and {**one.cost, "ms": {}}) for one in results]
+    reference = reference or (about["reference"] if about["reference"] in kept else kept[-1])
+    table = tables(results, reference, about["cloning"]) | {
+        "settings": about["settings"],
+        "versions": about["versions"],
+        "machine": machines[0] if all(machine == machines[0] for machine in machines) else None,
+        "cells": [cell for one in found.values() for cell in one["cells"] if not wanted or cell["task"] in wanted],
+        "missing": [gap for one in found.values() for gap in one["missing"]],
+        "joined": list(found),
+    }
+    Path(out).mkdir(parents=True, exist_ok=True)
+    write_json(Path(out) / TABLE, table)
+    return table
+
+
+def comparison_path(name: Path | str) -> Path | None:
+    """The table of a comparison, given as its file, its folder or its name below ./runs; None if it is none."""
+    for path in (Path(name), Path("runs") / name):
+        if path.is_file() and path.suffix == ".json":
+            return path
+        if (path / TABLE).is_file():
+            return path / TABLE
+    return None
+
+
+def _methods(table: Mapping[str, Any]) -> list[str]:
+    return [entry["method"] for entry in table["methods"]]
+
+
+def _require_alike(found: Mapping[str, Mapping[str, Any]]) -> None:
+    """The same effort, the same recipe where names are the same, no task of a run twice, and outcomes of all episodes."""
+    (first, about), *others = found.items()
+    seen: dict[tuple[str, str], str] = {}
+    for name, table in found.items():
+        if any("outcomes" not in run for task in table["tasks"] for one in task["methods"] for run in one["runs"]):
+            raise ArtefactError(
+                f"{name} was made before tables kept the outcomes of episodes. Call its steerflow compare again: "
+                "the rows are there, so nothing is run."
+            )
+        for cell in table["cells"]:
+            if before := seen.get((cell["run"], cell["task"])):
+                raise SteerflowError(f"{cell['task']} of {cell['run']} is in {before} and in {name}. Leave one out.")
+            seen[cell["run"], cell["task"]] = name
+    for name, table in others:
+        ours, theirs = about["settings"], table["settings"]
+        for what in (what for what in ours if what != "methods" and ours[what] != theirs.get(what)):
+            raise SteerflowError(
+                f"The effort was not the same: {what} is {ours[what]} in {first} and {theirs.get(what)} in {name}."
+            )
+        for method, recipe in ours["methods"].items():
+            if theirs["methods"].get(method, recipe) != recipe:
+                raise SteerflowError(f"{method!r} is one recipe in {first} and another in {name}.")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from steerflow.evaluate.rows import EpisodeRow
+from steerflow.errors import SteerflowError
 from steerflow.evaluate.statistics import interquartile_mean, percentiles, resampled_means
 
 # (runs, episodes) of each task.
@@ -17,7 +17,7 @@ Outcomes = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Result:
-    """A method on one task with one run: what was tried and chosen while tuning, and the chosen arm's test rows."""
+    """A method on one task with one run: what was tried and chosen while tuning, and what came of its test episodes."""
 
     method: str
     task: str
@@ -28,20 +28,20 @@ class Result:
     arm: str
     # How many weights (0, which all share, is not counted) or numbers of candidates were tried.
     settings: int
-    rows: tuple[EpisodeRow, ...]
-    # The test rows of the arm that was best on them; None unless all that were tried were tested.
-    optimistic: tuple[EpisodeRow, ...] | None = None
+    # Of the chosen arm's test episodes, in their order, by measure: "return" and, where the environment tells it, "success".
+    outcomes: Mapping[str, tuple[float, ...]]
+    # By measure, the mean of the arm that was best on the test episodes; None unless all that were tried were tested.
+    optimistic: Mapping[str, float] | None = None
     # What a decision costs with the chosen arm, where it was measured.
     cost: Mapping[str, Any] | None = None
 
 
 def measure_of(results: Sequence[Result]) -> str:
     """What arms are compared by: "success", or "return" where an environment does not tell success."""
-    return "success" if all(r.success is not None for result in results for r in result.rows) else "return"
-
-
-def outcome(row: EpisodeRow, measure: str) -> float:
-    return float(bool(row.success)) if measure == "success" else row.return_
+    for measure in ("success", "return"):
+        if all(measure in result.outcomes for result in results):
+            return measure
+    raise SteerflowError("Some of the comparisons are of success, others of returns: they do not fit into one table.")
 
 
 def tables(results: Sequence[Result], reference: str, cloning: str = "bc") -> dict[str, Any]:
@@ -52,7 +52,10 @@ def tables(results: Sequence[Result], reference: str, cloning: str = "bc") -> di
     """
     measure = measure_of(results)
     names, tasks = (list(dict.fromkeys(getattr(r, name) for r in results)) for name in ("method", "task"))
-    outcomes = {name: _outcomes([r for r in results if r.method == name], tasks, measure) for name in names}
+    outcomes = {
+        name: {t: np.array([r.outcomes[measure] for r in results if (r.method, r.task) == (name, t)]) for t in tasks}
+        for name in names
+    }
     others = [name for name in dict.fromkeys((cloning, reference)) if name in names]
 
     def entries(chosen: Sequence[str]) -> list[dict[str, Any]]:
@@ -88,12 +91,26 @@ def tables(results: Sequence[Result], reference: str, cloning: str = "bc") -> di
     }
 
 
-def _outcomes(results: Sequence[Result], tasks: Sequence[str], measure: str) -> dict[str, np.ndarray]:
-    found = {}
-    for task in tasks:
-        runs = [sorted(r.rows, key=lambda row: row.seed) for r in results if r.task == task]
-        found[task] = np.array([[outcome(row, measure) for row in rows] for rows in runs])
-    return found
+def results_of(table: Mapping[str, Any]) -> list[Result]:
+    """The results that ``tables`` was given, as far as its measure and the means over runs of costs tell."""
+    measure = table["measure"]
+    return [
+        Result(
+            method=entry["method"],
+            task=task["task"],
+            run=run["run"],
+            tuned=entry["tuned"],
+            strength=run["strength"],
+            arm=run["arm"],
+            settings=run["settings"],
+            outcomes={measure: tuple(map(float, run["outcomes"]))},
+            optimistic=None if run["optimistic"] is None else {measure: run["optimistic"]},
+            cost=entry["cost"],
+        )
+        for task in table["tasks"]
+        for entry in task["methods"]
+        for run in entry["runs"]
+    ]
 
 
 def _scores(outcomes: Outcomes) -> dict[str, Any]:
@@ -141,7 +158,7 @@ def _effort(results: Sequence[Result], measure: str) -> dict[str, Any]:
     """Settings tried (fewest and most), and costs: means over the results."""
     settings = [r.settings for r in results]
     costs = [r.cost for r in results if r.cost is not None]
-    optimistic = [_score(r.optimistic, measure) for r in results if r.optimistic is not None]
+    optimistic = [r.optimistic[measure] for r in results if r.optimistic is not None]
     return {
         "tuned": results[0].tuned,
         "settings": [min(settings), max(settings)],
@@ -160,9 +177,12 @@ def _mean_of(costs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _run(result: Result, measure: str) -> dict[str, Any]:
     facts = {name: getattr(result, name) for name in ("run", "arm", "strength", "settings")}
-    best = None if result.optimistic is None else _score(result.optimistic, measure)
-    return {**facts, "score": _score(result.rows, measure), "episodes": len(result.rows), "optimistic": best}
-
-
-def _score(rows: Sequence[EpisodeRow], measure: str) -> float:
-    return float(np.mean([outcome(row, measure) for row in rows]))
+    outcomes = result.outcomes[measure]
+    return {
+        **facts,
+        "score": float(np.mean(outcomes)),
+        "episodes": len(outcomes),
+        # Of each episode: 1 and 0 as text for success, else a list of returns.
+        "outcomes": "".join(f"{x:.0f}" for x in outcomes) if measure == "success" else list(outcomes),
+        "optimistic": None if result.optimistic is None else result.optimistic[measure],
+    }

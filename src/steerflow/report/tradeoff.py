@@ -82,12 +82,14 @@ def by_task(name: str, table: Mapping[str, Any]) -> Plot:
 
 
 def against_cost(name: str, table: Mapping[str, Any]) -> tuple[Plot, ...]:
-    """The same results against the operations and the time of a decision; none where costs were not measured."""
+    """The same results against the operations and the time of a decision; none where costs were not measured, and no times
+    where several machines measured them."""
     if any(m["cost"] is None for m in table["methods"]):
         return ()
     looks = marks([m["method"] for m in table["methods"]])
     plots = []
-    for i, (label, (value, about)) in enumerate(_COSTS.items()):
+    timed = all(m["cost"]["ms"] for m in table["methods"])
+    for i, (label, (value, about)) in enumerate(list(_COSTS.items())[: 2 if timed else 1]):
         with drawing():
             costs = [value(m["cost"]) for m in table["methods"]]
             panel = _scatter(f"{name}-{i}", label, costs, table, looks)
