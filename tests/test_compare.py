@@ -27,7 +27,7 @@ from steerflow.report import words
 from steerflow.report.comparison import render_comparison
 from steerflow.report.tradeoff import _LETTER, _LINE, _label_places
 from steerflow.spec import Spec
-from steerflow.steer.presets import recipe
+from steerflow.steer.presets import PRESETS, recipe
 
 TASKS = ("envs_for_tests:steerflow-test/Drift-v0", "envs_for_tests:steerflow-test/Silent-v0")
 METHODS = ("qgf", "qgf_normalised", "best_of_n")
@@ -170,6 +170,21 @@ def test_a_killed_comparison_ends_with_the_same_rows_and_table(compared, tmp_pat
     for seed in (0, 1):
         paths = [rows_path(place / f"seed-{seed}", TASKS[0]) for place in (folder, mine)]
         assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_the_default_is_compared_as_it_is(tmp_path):
+    runs = study(tmp_path / "runs", TASKS[:1], (0,))
+    names = ("default", "qgf_jacobian_scaled")
+    table = compare([runs], names, tmp_path / "out", tasks=TASKS[:1], **SETTINGS)
+    (task,) = table["tasks"]
+    found = {m["method"]: m for m in task["methods"]}
+    assert list(found) == ["bc", *names]
+    assert (found["default"]["tuned"], found["default"]["settings"]) == (None, [1, 1])
+    assert found["default"]["runs"][0]["arm"] == "default w=1.8"
+    assert found["qgf_jacobian_scaled"]["settings"] == [5, 5]
+    rows = rows_of(runs, 0)
+    assert {r.weight for r in rows if r.method == "default"} == {PRESETS["qgf_jacobian_scaled"].to_json()["weight"]}
+    assert {c.method for c in curves(rows)} == {"qgf_jacobian_scaled"}
 
 
 NOTHING_RUNS = {**SETTINGS, "make_actor": no_actor, "workers": -1}

@@ -9,6 +9,7 @@ from typing import Any
 
 from steerflow.analyse.measure import Case, Lab
 from steerflow.errors import SteerflowError
+from steerflow.evaluate.choose import UNTUNED
 from steerflow.report.read import artefact_facts
 from steerflow.steer.presets import PRESETS, recipe
 
@@ -133,11 +134,10 @@ def _names(runs: Sequence[Path]) -> dict[Path, str]:
 
 
 def _require_guided(method: str) -> None:
-    if not recipe(method).guided:
-        guided = ", ".join(name for name, preset in PRESETS.items() if preset.guided)
-        raise SteerflowError(
-            f"{method} has no guidance, so there is no weight to vary. Methods with guidance: {guided}."
-        )
+    if not recipe(method).guided or method == UNTUNED:
+        why = "is what it is" if method == UNTUNED else "has no guidance"
+        guided = ", ".join(name for name, preset in PRESETS.items() if preset.guided and name != UNTUNED)
+        raise SteerflowError(f"{method} {why}, so there is no weight to vary. Methods with guidance: {guided}.")
 
 
 def _searches(lab: Lab, runs: Sequence[Path], method: str, numbers: Sequence[int]) -> list[Case]:

@@ -13,6 +13,8 @@ from steerflow.evaluate.rows import EpisodeRow
 # Multiples of the natural scale |velocity| / |gradient|. In our measurements the best weights lay at .12 to .23 of it
 # (cube-single, chunk 5 and single actions), and beyond 1 in a maze, with a lower summit near .2 (pointmaze-large).
 GRID = (0.06, 0.2, 0.6, 1.8)
+# The preset that stands for what needs no tuning: it is compared as it is.
+UNTUNED = "default"
 # Weights closer than this cannot be told apart with any sensible number of episodes.
 _FINEST_RATIO = 1.2
 _STEP = 3.0
@@ -105,7 +107,7 @@ def rounded(weight: float) -> float:
 
 
 def curves(rows: Sequence[EpisodeRow]) -> list[Curve]:
-    """The tuning curves in the rows of one task, policy and critic. Methods without a strength have none.
+    """The tuning curves in the rows of one task, policy and critic. Methods without a strength have none, nor has ``UNTUNED``.
 
     The plain arm (no guidance) with otherwise the same recipe is weight 0 of a guided method. Arms with fewer episodes
     than the others of their curve, as a killed sweep leaves them, are left out.
@@ -119,6 +121,8 @@ def curves(rows: Sequence[EpisodeRow]) -> list[Curve]:
     for arm in arms.values():
         first = arm[0]
         point = _point(arm)
+        if first.method == UNTUNED:
+            continue
         if weighted(first.recipe):
             family = _text({**first.recipe, "weight": 0})
             families.setdefault((first.method, "weight", family), []).append(point)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from steerflow.envs.pool import Pool
 from steerflow.errors import SteerflowError
 from steerflow.evaluate.arms import Actors, Arm, method_name
-from steerflow.evaluate.choose import Point, best, coarse_grid, curves, refined, unguided
+from steerflow.evaluate.choose import UNTUNED, Point, best, coarse_grid, curves, refined, unguided
 from steerflow.evaluate.rollout import evaluate
 from steerflow.evaluate.rows import EpisodeRow, read_rows, rows_path
 from steerflow.evaluate.summary import SCALE, natural_scale
@@ -40,6 +40,8 @@ class _Method:
     @property
     def tuned(self) -> str | None:
         """What is tuned: the weight of a guided method, else the number of candidates, else nothing."""
+        if self.name == UNTUNED:
+            return None
         return "weight" if self.recipe.guided else "candidates" if self.recipe.candidates > 1 else None
 
     def at(self, strength: float) -> Recipe:

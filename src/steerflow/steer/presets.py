@@ -55,6 +55,8 @@ PRESETS: dict[str, Recipe] = {
     # Q-Guided Flow whose step is a fraction of the velocity's norm, whatever the critic's scale.
     "qgf_normalised": Recipe(guidance="one_step", weight=0.15, schedule="normalised"),
 }
+# What `steer` and `evaluate` do where no method is named, as it is: sweeps and comparisons do not tune it.
+PRESETS["default"] = PRESETS["qgf_jacobian_scaled"]
 
 
 def recipe(method: str | Recipe, **changes: Any) -> Recipe:
