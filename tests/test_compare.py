@@ -239,6 +239,9 @@ def test_what_does_not_fit_is_not_joined(compared, pieces, tmp_path):
         join(edited(lambda table: table["tasks"][0]["methods"][0]["runs"][0].pop("outcomes")), tmp_path / "all")
     with pytest.raises(SteerflowError, match="others of returns"):
         join(edited(lambda table: table.update(measure="return")), tmp_path / "all")
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(ArtefactError, match="is no comparison"):
+        join([pieces / "0", tmp_path / "other.json"], tmp_path / "all")
     assert not (tmp_path / "all").exists()
 
 

@@ -108,15 +108,20 @@ def test_unusable_tasks_get_an_instruction(name, error, message):
     assert isinstance(caught.value, SteerflowError)
 
 
-def trajectory(env, seed: int, steps: int = 25) -> np.ndarray:
+def walk(env, seed: int, steps: int = 25):
+    """What an episode of random actions shows, step by step."""
     observation, _ = tasks.reset_env(env, seed)
-    rng, rows = np.random.default_rng(seed), [observation]
+    rng = np.random.default_rng(seed)
+    yield observation
     for _ in range(steps):
         observation, reward, terminated, truncated, _ = env.step(rng.uniform(-1, 1, env.action_space.shape))
-        rows += [observation, [reward]]
+        yield np.append(observation, reward)
         if terminated or truncated:
             break
-    return np.concatenate(rows)
+
+
+def trajectory(env, seed: int, steps: int = 25) -> np.ndarray:
+    return np.concatenate(list(walk(env, seed, steps)))
 
 
 @pytest.mark.parametrize(
@@ -141,6 +146,26 @@ def test_an_episode_depends_on_its_seed_alone(task):
     trajectory(second, 7, steps=3)
     assert np.array_equal(trajectory(second, 5), fresh)
     assert not np.array_equal(trajectory(second, 8), fresh)
+
+
+@pytest.mark.parametrize(
+    "task",
+    ["cube-double-singletask-task1-v0", "scene-singletask-task2-v0", "puzzle-3x3-singletask-task4-v0"],
+)
+def test_a_copy_is_another_environment_with_the_same_episodes(task):
+    first = tasks.make_env(task)
+    episodes = {seed: trajectory(first, seed, steps=9) for seed in (5, 6)}
+    trajectory(first, 7, steps=3)
+    second = tasks.copy_env(first)
+    # In turn, as the lanes of a worker.
+    turns = list(zip(walk(first, 5, 9), walk(second, 6, 9), strict=True))
+    for seed, parts in zip((5, 6), zip(*turns, strict=True), strict=True):
+        assert np.array_equal(np.concatenate(parts), episodes[seed])
+
+
+def test_what_may_hold_anything_is_not_copied():
+    for task in ("pointmaze-medium-singletask-task1-v0", f"{HERE}/Drift-v0"):
+        assert tasks.copy_env(tasks.make_env(task)) is None
 
 
 def test_making_and_stepping_loads_no_opengl_and_no_jax():

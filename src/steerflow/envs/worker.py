@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from steerflow.envs.tasks import global_random_state, make_env, reset_env, set_global_random_state
+from steerflow.envs.tasks import copy_env, global_random_state, make_env, reset_env, set_global_random_state
 from steerflow.errors import SteerflowError
 
 Item = tuple[dict[str, Any], np.ndarray | None]
@@ -56,8 +56,8 @@ def unpack(message: bytes) -> list[Item]:
 class _Lane:
     """One environment and the random state that belongs to its episode."""
 
-    def __init__(self, task: str) -> None:
-        self.env = make_env(task)
+    def __init__(self, task: str, other: _Lane | None) -> None:
+        self.env = (copy_env(other.env) if other else None) or make_env(task)
         self.action_dim = int(np.prod(self.env.action_space.shape or ()))
         self.random_state: Any = None
 
@@ -113,7 +113,7 @@ def serve(connection: Connection, task: str) -> None:
                 building = 0.0
                 if number not in lanes:
                     begin = time.perf_counter()
-                    lanes[number] = _Lane(task)
+                    lanes[number] = _Lane(task, next(iter(lanes.values()), None))
                     building = time.perf_counter() - begin
                 lane = lanes[number]
                 record, observation = lane.start(command["seed"]) if actions is None else lane.execute(actions)

@@ -268,7 +268,7 @@ def join(
     ``methods`` and ``tasks`` choose among them. Operations and calls of decisions are kept, their times only if one machine
     measured them all. Raises SteerflowError for comparisons of different effort or recipes, or of the same task and run.
     """
-    found = {str(name): read_json(path) for name in comparisons if (path := comparison_path(name)) is not None}
+    found = {str(name): _read(name) for name in comparisons}
     about = next(iter(found.values()))
     _require_alike(found)
     names = [_methods(table) for table in found.values()]
@@ -286,7 +286,8 @@ def join(
     machines = [table["machine"] for table in found.values()]
     if any(machine != machines[0] for machine in machines):
         results = [replace(one, cost=one.cost and {**one.cost, "ms": {}}) for one in results]
-    reference = reference or (about["reference"] if about["reference"] in kept else kept[-1])
+    if reference is None:
+        reference = str(about["reference"]) if about["reference"] in kept else kept[-1]
     table = tables(results, reference, about["cloning"]) | {
         "settings": about["settings"],
         "versions": about["versions"],
@@ -308,6 +309,14 @@ def comparison_path(name: Path | str) -> Path | None:
         if (path / TABLE).is_file():
             return path / TABLE
     return None
+
+
+def _read(name: Path | str) -> dict[str, Any]:
+    path = comparison_path(name)
+    table = read_json(path) if path is not None else {}
+    if not {"settings", "methods", "tasks", "cells"} <= table.keys():
+        raise ArtefactError(f"{name} is no comparison. Name a folder that steerflow compare wrote, or its {TABLE}.")
+    return table
 
 
 def _methods(table: Mapping[str, Any]) -> list[str]:
