@@ -96,8 +96,10 @@ def test_refining_finds_a_narrow_optimum():
 
 
 def test_the_grid_is_relative_to_the_natural_scale():
-    assert coarse_grid(0.45) == [float(f"{0.45 * m:.3g}") for m in choose.GRID]
-    assert coarse_grid(0.45, [0.0, 0.3, 0.1]) == [0.1, 0.3]
+    assert coarse_grid(0.45) == [float(f"{0.45 * m:.3g}") for m in sorted(choose.GRID)]
+    assert coarse_grid(0.45, budget=2) == [0.09, 0.27]
+    assert coarse_grid(0.45, [0.0, 0.3, 0.1], 5) == [0.1, 0.3]
+    assert coarse_grid(0.45, [0.0, 0.3, 0.1], 1) == [0.3]
 
 
 @pytest.fixture(scope="module")

@@ -171,7 +171,7 @@ def tune_and_test(
             if method in unscaled
             else 1.0
         )
-        method.pending = coarse_grid(scale or 1.0, effort.grid)[: effort.budget]
+        method.pending = coarse_grid(scale or 1.0, effort.grid, effort.budget)
 
     rows: list[EpisodeRow] = []
     tried = {a.name: a for a in fixed}
