@@ -18,7 +18,7 @@ from steerflow.cli.runs import Changes, read_methods
 from steerflow.errors import ArtefactError, MismatchError, SteerflowError, UnknownNameError
 from steerflow.evaluate.arms import Actors
 from steerflow.evaluate.choose import best, curves
-from steerflow.evaluate.compare import CANDIDATES, PoolWhenNeeded, cells_of, compare, join
+from steerflow.evaluate.compare import CANDIDATES, PoolWhenNeeded, cells_of, compare, comparison_path, join
 from steerflow.evaluate.rows import read_rows, rows_path
 from steerflow.evaluate.statistics import resampled_means
 from steerflow.evaluate.sweep import sweep
@@ -204,6 +204,17 @@ def test_pieces_join_to_the_table_of_the_whole(compared, pieces, tmp_path):
     assert json.loads((tmp_path / "compare.json").read_text()) == joined
     assert joined.pop("joined") == [str(pieces / "0"), str(pieces / "1" / "compare.json")]
     assert joined == compared[1]
+
+
+def test_a_run_is_no_comparison_whatever_lies_in_it(pieces, tmp_path):
+    assert (
+        comparison_path(pieces / "0") == comparison_path(pieces / "0" / "compare.json") == pieces / "0" / "compare.json"
+    )
+    assert comparison_path(pieces) is None
+    runs = study(tmp_path / "runs", seeds=(0,))
+    for folder in (runs, runs / "seed-0"):
+        shutil.copy(pieces / "0" / "compare.json", folder)
+        assert comparison_path(folder) is None
 
 
 def test_joining_takes_what_all_have_or_what_is_named(compared, pieces, tmp_path):

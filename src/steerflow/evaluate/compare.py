@@ -302,11 +302,14 @@ def join(
 
 
 def comparison_path(name: Path | str) -> Path | None:
-    """The table of a comparison, given as its file, its folder or its name below ./runs; None if it is none."""
+    """The table of a comparison, given as its file, its folder or its name below ./runs; None if it is none.
+
+    A run, or a folder of seeds, into which a comparison was written stays a run.
+    """
     for path in (Path(name), Path("runs") / name):
         if path.is_file() and path.suffix == ".json":
             return path
-        if (path / TABLE).is_file():
+        if (path / TABLE).is_file() and not any((*path.glob("config.toml"), *path.glob("seed-*/config.toml"))):
             return path / TABLE
     return None
 
@@ -334,9 +337,9 @@ def _require_alike(found: Mapping[str, Mapping[str, Any]]) -> None:
                 "the rows are there, so nothing is run."
             )
         for cell in table["cells"]:
-            if before := seen.get((cell["run"], cell["task"])):
+            # With several pairs of policy and critic a table names a cell several times.
+            if (before := seen.setdefault((cell["run"], cell["task"]), name)) != name:
                 raise SteerflowError(f"{cell['task']} of {cell['run']} is in {before} and in {name}. Leave one out.")
-            seen[cell["run"], cell["task"]] = name
     for name, table in others:
         ours, theirs = about["settings"], table["settings"]
         for what in (what for what in ours if what != "methods" and ours[what] != theirs.get(what)):
