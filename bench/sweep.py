@@ -2,7 +2,7 @@
 
 Physics alone replays the actions of the sweep's own episodes, open loop, in the same number of worker processes: no policy,
 one environment for each worker, and the next episode as soon as one ends. All times begin before environments are built and
-workers start. Compiled programs are kept on disk, as the commands keep them: the first sweep compiles, and has a line of its own.
+workers start. Compiled programs are kept on disk, here in a folder that is empty at first: the first sweep has a line of its own.
 The usual way is a jitted call for each decision, one environment in a process, weights one after another;
 it runs a part of the episodes, and its time is scaled by the number of environment steps.
 """
@@ -111,16 +111,21 @@ def measure(options: Options) -> Table:
 
 @contextmanager
 def _kept_programs() -> Iterator[None]:
-    """A folder of compiled programs, empty at first, for all that is compiled within."""
-    before = jax.config.jax_compilation_cache_dir
+    """A folder of compiled programs, empty at first, for all that is compiled within; what an actor keeps is kept there."""
+
+    def use(folder: str | None, least: float) -> None:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
+        reset_cache()
+
+    before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
     with tempfile.TemporaryDirectory() as folder:
         try:
-            jax.config.update("jax_compilation_cache_dir", folder)
-            reset_cache()
+            # As short as ``keep_compiled`` has it.
+            use(folder, 0.1)
             yield
         finally:
-            jax.config.update("jax_compilation_cache_dir", before)
-            reset_cache()
+            use(*before)
 
 
 def sweep(options: Options, weights: tuple[float, ...], episodes: int) -> Swept:

@@ -2,15 +2,14 @@
 
 The limit counts the floating-point operations of all products of one update (forward, and two products backward for each
 layer that is trained) over the rate of products of the same shape and precision, measured between the other timings. A second
-limit adds what Adam and the target networks take alone: they read and write each weight and its moments once an update, which
-no product hides.
+limit adds what Adam and the target networks take alone, which read and write each weight and its moments once an update.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -54,8 +53,8 @@ def update_flops(state, batch: int) -> float:
     )
 
 
-def optimiser_seconds(state, updates: int) -> float:
-    """Seconds of an update's Adam and average of the target networks alone, with gradients that are there."""
+def optimiser_alone(state, updates: int) -> Callable[[], None]:
+    """A call of so many updates' Adam and average of the target networks alone, with gradients that are there."""
     adam, critics = optax.adam(3e-4), state.critics
     arrays = lambda tree: jax.tree.map(jnp.copy, eqx.filter(tree, eqx.is_inexact_array))  # noqa: E731
     trained, target = arrays((critics.critics, critics.value, state.policy.velocity)), arrays(critics.target)
@@ -75,7 +74,7 @@ def optimiser_seconds(state, updates: int) -> float:
         nonlocal carry
         carry = jax.block_until_ready(run(carry, gradient))
 
-    return min(seconds(again, 3)) / updates
+    return again
 
 
 def measure(options: Options) -> Table:
@@ -95,11 +94,12 @@ def _width(table: Table, store: Store, width: int, options: Options) -> None:
     agent = usual.agent(0, spec.observation_dim, spec.flat_dim, config.policy.hidden)
     sampler = usual.Sampler(store, options.task, BATCH, config.chunk)
     flops = update_flops(programs[0].state, BATCH)
+    alone = optimiser_alone(programs[0].state, updates)
     limits, ours, theirs, optimiser = [], [], [], []
     # In turn, so that a change of the machine's speed meets all alike; the first round warms up.
     for _ in range(options.repeats + 1):
         limits.append([product_rate(BATCH, width, learner.config.precision) / flops for learner in learners])
-        optimiser.append(optimiser_seconds(programs[0].state, updates))
+        optimiser.append(min(seconds(alone, 3)) / updates)
         ours.append([updates / seconds(program, 1, warm_up=0)[0] for program in programs])
         begin = time.perf_counter()
         agent = usual.train(agent, sampler, updates)
@@ -108,7 +108,7 @@ def _width(table: Table, store: Store, width: int, options: Options) -> None:
     limit, rounded_limit = zip(*limits[1:], strict=True)
     exact, rounded = zip(*ours[1:], strict=True)
     table.add(group, "matrix products alone", "limit", "updates/s", limit, note)
-    both = [1 / (1 / rate + least) for rate, least in zip(limit, optimiser[1:], strict=True)]
+    both = [1 / (1 / products + adam) for products, adam in zip(limit, optimiser[1:], strict=True)]
     table.add(group, "products, and Adam alone", "limit", "updates/s", both)
     rate = table.add(group, "steerflow", "steerflow", "updates/s", exact)
     table.add(group, "the usual way", "usual", "updates/s", theirs[1:])

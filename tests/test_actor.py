@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from inspect import signature
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from steerflow.cli.evaluate import Evaluate
 from steerflow.critic import Critic, CriticNetworks, measure_scales
 from steerflow.errors import ArtefactError, DataError, MismatchError, SteerflowError, UnknownNameError
 from steerflow.learn.networks import Critics, Value, Velocity
@@ -239,6 +241,11 @@ def test_what_does_not_fit_is_named(parts):
     actions, info = steer(policy, None, "bc")(jax.random.key(0), OBSERVATIONS)
     assert np.isfinite(actions).all()
     assert np.isnan(info["q"]).all()
+
+
+def test_the_preset_default_is_what_is_done_where_no_method_is_named():
+    for where in (steer, Evaluate):
+        assert PRESETS[signature(where).parameters["method"].default] is PRESETS["default"]
 
 
 def test_every_preset_acts(parts, every):

@@ -137,12 +137,17 @@ def find_run(name: str | Path) -> Path:
     return runs[0]
 
 
+def seeds_of(folder: Path) -> list[Path]:
+    """The runs in a folder that holds one for each seed; an empty list for other folders."""
+    return sorted(config.parent for config in folder.glob("seed-*/config.toml"))
+
+
 def find_runs(name: str | Path) -> list[Path]:
     """The run folder ``name``, or ``runs/<name>``, or its seeds where it holds a run for each; raises with the nearest
     known names."""
     for path in (Path(name), Path("runs") / name):
         if path.is_dir():
-            seeds = sorted(config.parent for config in path.glob("seed-*/config.toml"))
+            seeds = seeds_of(path)
             return seeds if seeds and not (path / "config.toml").exists() else [path]
     known = [p.name for p in Path("runs").iterdir() if p.is_dir()] if Path("runs").is_dir() else []
     near = difflib.get_close_matches(str(name), known, n=3)

@@ -90,40 +90,38 @@ def compare(arguments: list[str]) -> None:
             f"{earlier[0]} is a comparison and {next(n for n in config.runs if n not in earlier)} is none. Compare the runs "
             "first, then join the comparisons: steerflow compare COMPARISON COMPARISON"
         )
-    if earlier:
-        methods = list(read_methods(config.methods, config.changes)) if config.methods else []
-        table = join(earlier, out, methods=methods, tasks=split_names(config.tasks), reference=config.reference)
-        write_comparison(table, out)
-        show_comparison(table)
-        print(out / "compare.html")
-        return
-
-    effort = Effort(
-        tune_episodes=config.tune_episodes,
-        test_episodes=config.test_episodes,
-        budget=config.budget,
-        grid=config.grid or None,
-        candidates=config.candidates,
-        curve=config.curve,
-        seed=config.seed,
-    )
 
     def write(table: dict[str, Any]) -> None:
         write_comparison(table, out)
 
-    table = compare(
-        config.runs,
-        read_methods(config.methods or _METHODS, config.changes),
-        out,
-        tasks=split_names(config.tasks),
-        reference=config.reference,
-        effort=effort,
-        policies=[None if place == "own" else place for place in config.policies],
-        critics=[None if place == "own" else place for place in config.critics],
-        cost=config.cost,
-        workers=config.workers,
-        lanes=config.lanes,
-        on_table=write,
-    )
+    tasks = split_names(config.tasks)
+    if earlier:
+        methods = list(read_methods(config.methods, config.changes)) if config.methods else []
+        table = join(earlier, out, methods=methods, tasks=tasks, reference=config.reference)
+        write(table)
+    else:
+        effort = Effort(
+            tune_episodes=config.tune_episodes,
+            test_episodes=config.test_episodes,
+            budget=config.budget,
+            grid=config.grid or None,
+            candidates=config.candidates,
+            curve=config.curve,
+            seed=config.seed,
+        )
+        table = compare(
+            config.runs,
+            read_methods(config.methods or _METHODS, config.changes),
+            out,
+            tasks=tasks,
+            reference=config.reference,
+            effort=effort,
+            policies=[None if place == "own" else place for place in config.policies],
+            critics=[None if place == "own" else place for place in config.critics],
+            cost=config.cost,
+            workers=config.workers,
+            lanes=config.lanes,
+            on_table=write,
+        )
     show_comparison(table)
     print(out / "compare.html")

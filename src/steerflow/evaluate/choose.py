@@ -75,7 +75,7 @@ def peak(scores: Sequence[float], episodes: Sequence[int]) -> int:
     return max(equal, key=lambda i: (round(pooled(i), 9), -i))
 
 
-def coarse_grid(scale: float, grid: Iterable[float] | None = None, budget: int = len(GRID)) -> list[float]:
+def coarse_grid(scale: float, grid: Iterable[float] | None = None, budget: int | None = None) -> list[float]:
     """First weights to try, rising, at most ``budget``: ``GRID`` in units of the natural scale, or the given ones."""
     first = [rounded(w) for w in (grid if grid is not None else (m * scale for m in GRID)) if w]
     return sorted(list(dict.fromkeys(first))[:budget])

@@ -19,7 +19,7 @@ from steerflow.evaluate.summary import summarise
 from steerflow.evaluate.table import Result, results_of, tables
 from steerflow.evaluate.tune import Effort, EpisodeBar, Plan, Tuned, recipes_of, tune_and_test
 from steerflow.progress import bar
-from steerflow.run import find_runs
+from steerflow.run import find_runs, seeds_of
 
 if TYPE_CHECKING:
     from steerflow.critic import Critic
@@ -271,7 +271,7 @@ def join(
     found = {str(name): _read(name) for name in comparisons}
     about = next(iter(found.values()))
     _require_alike(found)
-    names = [_methods(table) for table in found.values()]
+    names: list[list[str]] = [[entry["method"] for entry in table["methods"]] for table in found.values()]
     common = [name for name in names[0] if all(name in others for others in names)]
     for name in (*methods, *([reference] if reference else [])):
         if name not in common:
@@ -283,15 +283,15 @@ def join(
         if all(task != one.task for one in results):
             raise unknown("task", task, {one.task for one in results})
     results = [one for one in results if not wanted or one.task in wanted]
-    machines = [table["machine"] for table in found.values()]
-    if any(machine != machines[0] for machine in machines):
+    one_machine = all(table["machine"] == about["machine"] for table in found.values())
+    if not one_machine:
         results = [replace(one, cost=one.cost and {**one.cost, "ms": {}}) for one in results]
     if reference is None:
         reference = str(about["reference"]) if about["reference"] in kept else kept[-1]
     table = tables(results, reference, about["cloning"]) | {
         "settings": about["settings"],
         "versions": about["versions"],
-        "machine": machines[0] if all(machine == machines[0] for machine in machines) else None,
+        "machine": about["machine"] if one_machine else None,
         "cells": [cell for one in found.values() for cell in one["cells"] if not wanted or cell["task"] in wanted],
         "missing": [gap for one in found.values() for gap in one["missing"]],
         "joined": list(found),
@@ -309,7 +309,7 @@ def comparison_path(name: Path | str) -> Path | None:
     for path in (Path(name), Path("runs") / name):
         if path.is_file() and path.suffix == ".json":
             return path
-        if (path / TABLE).is_file() and not any((*path.glob("config.toml"), *path.glob("seed-*/config.toml"))):
+        if (path / TABLE).is_file() and not ((path / "config.toml").exists() or seeds_of(path)):
             return path / TABLE
     return None
 
@@ -320,10 +320,6 @@ def _read(name: Path | str) -> dict[str, Any]:
     if not {"settings", "methods", "tasks", "cells"} <= table.keys():
         raise ArtefactError(f"{name} is no comparison. Name a folder that steerflow compare wrote, or its {TABLE}.")
     return table
-
-
-def _methods(table: Mapping[str, Any]) -> list[str]:
-    return [entry["method"] for entry in table["methods"]]
 
 
 def _require_alike(found: Mapping[str, Mapping[str, Any]]) -> None:

@@ -26,7 +26,7 @@ from steerflow.learn.memory import Memory
 from steerflow.learn.products import products_in
 from steerflow.learn.state import Learner, Trainable, TrainState, over_axis
 from steerflow.progress import Bar, bar, console
-from steerflow.run import keep_config, locked, stoppable
+from steerflow.run import keep_config, locked, seeds_of, stoppable
 from steerflow.spec import Normaliser, Spec
 
 _VALIDATION_BATCHES = 16
@@ -116,11 +116,11 @@ def _resolve(config: TrainConfig, data: DataSet) -> TrainConfig:
 def _prepare(config: TrainConfig, data: DataSet, held: ExitStack) -> None:
     """Lock the run folders until ``held`` closes, see that the data have rewards, and write the settings."""
     folders = config.folders()
-    apart = sorted(config.run.glob("seed-*/config.toml"))
+    apart = seeds_of(config.run)
     if len(folders) > 1 and (config.run / "config.toml").exists():
         raise SteerflowError(f"{config.run} holds a run of one seed; give another --run for several.")
     if len(folders) == 1 and apart and not (config.run / "config.toml").exists():
-        raise SteerflowError(f"{config.run} holds a folder for each seed; continue one with --run {apart[0].parent}.")
+        raise SteerflowError(f"{config.run} holds a folder for each seed; continue one with --run {apart[0]}.")
     for folder in folders.values():
         held.enter_context(locked(folder))
     for split in (data.train, data.val):
