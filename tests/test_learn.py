@@ -405,6 +405,25 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_update(small_data
         train(bad)
 
 
+def test_bfloat16_learns_nearly_the_same_and_is_not_recommended_without_units_for_it(
+    small_data, tmp_path, monkeypatch, capsys
+):
+    losses = {}
+    for name, precision, units in (
+        ("exact", "float32", False),
+        ("units", "bfloat16", True),
+        ("none", "bfloat16", False),
+    ):
+        monkeypatch.setattr(loop, "multiplies_bfloat16", lambda units=units: units)
+        run = train(small_config(small_data, tmp_path / name, precision=precision, updates=10))
+        assert ("no matrix units" in capsys.readouterr().err) == (name == "none")
+        rows = read_lines(run / "metrics.jsonl")
+        losses[name] = np.array([row["loss"] for row in rows if "loss" in row and row["split"] == "val"])
+    assert np.array_equal(losses["units"], losses["none"])
+    assert not np.array_equal(losses["units"], losses["exact"])
+    np.testing.assert_allclose(losses["units"], losses["exact"], rtol=0.02)
+
+
 def test_a_damaged_checkpoint_is_passed_over(small_data, tmp_path):
     config = small_config(small_data, tmp_path / "run", save_seconds=0.0)
     reference = digest(train(dataclasses.replace(config, run=tmp_path / "reference", updates=80)))

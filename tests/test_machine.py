@@ -48,3 +48,19 @@ def test_a_limit_on_memory_counts(cgroup):
     assert machine.free_memory() == 600_000
     (cgroup / "box" / "memory.max").write_text("max")
     assert machine.free_memory() > 600_000
+
+
+@pytest.mark.parametrize(
+    ("told", "has"),
+    [
+        ("flags\t\t: fma avx512_bf16 amx_bf16\n", True),
+        ("flags\t\t: fma avx512_bf16\n", False),
+        ("Features : fp asimd\n", None),
+    ],
+)
+def test_matrix_units_are_told_by_the_processor(tmp_path, monkeypatch, told, has):
+    place = tmp_path / "cpuinfo"
+    place.write_text(f"processor\t: 0\nmodel name\t: A Processor: X\n{told}")
+    monkeypatch.setattr(machine, "_CPUINFO", place)
+    assert machine.multiplies_bfloat16() is has
+    assert machine.machine()["processor"].endswith("A Processor: X")

@@ -168,6 +168,12 @@ def test_what_may_hold_anything_is_not_copied():
         assert tasks.copy_env(tasks.make_env(task)) is None
 
 
+def test_what_refuses_to_be_copied_is_built(monkeypatch):
+    """As if a later OGBench kept its model where it is not looked for."""
+    monkeypatch.setattr(tasks, "_model_elements", lambda _: iter(()))
+    assert tasks.copy_env(tasks.make_env("cube-single-singletask-task1-v0")) is None
+
+
 def test_making_and_stepping_loads_no_opengl_and_no_jax():
     code = """
 import sys

@@ -8,7 +8,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-_CGROUP = Path("/sys/fs/cgroup")
+_CGROUP, _CPUINFO = Path("/sys/fs/cgroup"), Path("/proc/cpuinfo")
 
 
 def usable_cores() -> int:
@@ -45,12 +45,17 @@ def free_memory() -> int | None:
     return available
 
 
+def multiplies_bfloat16() -> bool | None:
+    """Whether the processor has matrix units for bfloat16 (Intel's AMX), or None where its instructions are not told."""
+    flags = _of_processor("flags").split()
+    return "amx_bf16" in flags if flags else None
+
+
 def machine() -> dict[str, Any]:
     """What figures are measured on: the processor, the cores that may be used, and jax's device."""
     import jax
 
-    lines = [line for line in _read(Path("/proc/cpuinfo")).splitlines() if line.startswith("model name")]
-    model = lines[0].partition(":")[2].strip() if lines else ""
+    model = _of_processor("model name")
     device = jax.devices()[0]
     return {
         "processor": f"{platform.machine()} {model}".strip(),
@@ -58,6 +63,12 @@ def machine() -> dict[str, Any]:
         "device": f"{device.platform} {device.device_kind}",
         "python": platform.python_version(),
     }
+
+
+def _of_processor(name: str) -> str:
+    """A field of the first processor in /proc/cpuinfo; "" where there is none."""
+    fields = (line.partition(":") for line in _read(_CPUINFO).splitlines())
+    return next((value.strip() for field, _, value in fields if field.strip() == name), "")
 
 
 def _cgroups(controller: str) -> list[Path]:

@@ -134,11 +134,16 @@ def copy_env(env: gymnasium.Env) -> gymnasium.Env | None:
     """Another environment like one that ``make_env`` built, or None where only building gives it.
 
     OGBench's manipulation environments are copied, a tenth of a second instead of one; the tree from which their model was
-    compiled, which does not change any more, is shared. An environment of somebody else may hold what must not be copied.
+    compiled, which does not change any more, is shared. An environment of somebody else may hold what must not be copied, and
+    a later OGBench what refuses to be.
     """
     if env.spec is None or not str(env.spec.entry_point).startswith("ogbench.manipspace"):
         return None
-    copied = copy.deepcopy(env, {id(element): element for element in _model_elements(vars(env.unwrapped))})
+    shared = {id(element): element for element in _model_elements(vars(env.unwrapped))}
+    try:
+        copied = copy.deepcopy(env, shared)
+    except (NotImplementedError, TypeError):
+        return None
     # The copy keeps an action space of its own.
     copied.unwrapped.__class__ = type(env.unwrapped).__bases__[0]
     with _no_warnings_of_bounds():

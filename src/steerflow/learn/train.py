@@ -25,6 +25,7 @@ from steerflow.learn.devices import Layout, join
 from steerflow.learn.memory import Memory
 from steerflow.learn.products import products_in
 from steerflow.learn.state import Learner, Trainable, TrainState, over_axis
+from steerflow.machine import multiplies_bfloat16
 from steerflow.progress import Bar, bar, console
 from steerflow.run import keep_config, locked, seeds_of, stoppable
 from steerflow.spec import Normaliser, Spec
@@ -247,6 +248,11 @@ def _inputs(layout: Layout, feed: Feed, first: int, count: int, every: int | Non
 def _progress(config: TrainConfig, memory: Memory, step: int) -> AbstractContextManager[Bar]:
     title = "Training policy and critic" if config.learn == "both" else f"Training {config.learn}"
     console().print(f"{title}: memory {memory}", soft_wrap=True)
+    if config.precision == "bfloat16" and jax.default_backend() == "cpu" and multiplies_bfloat16() is False:
+        console().print(
+            "[yellow]This processor has no matrix units for bfloat16 (amx_bf16):[/] --precision float32 is as fast or faster.",
+            soft_wrap=True,
+        )
     return bar(title, config.updates, step)
 
 
