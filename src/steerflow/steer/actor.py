@@ -26,9 +26,8 @@ from steerflow.steer.presets import recipe as recipe_of
 from steerflow.steer.recipe import Recipe
 from steerflow.steer.sample import Sampled, sample
 
-# Rows are served in blocks of one size, so that a row's result never depends on how many others wait. On a CPU each row costs,
-# on an accelerator each call.
-_BLOCK_CPU, _BLOCK_ACCELERATOR = 4, 32
+# Rows are served in blocks of this size, so that a row's result never depends on how many others wait.
+_BLOCK = 8
 
 
 class Actor:
@@ -92,11 +91,10 @@ class Actor:
         A row's result depends on that row only, bit for bit: not on the other rows, nor on how many there are.
         """
         batch = self._check(observations)
-        size = _BLOCK_CPU if jax.default_backend() == "cpu" else _BLOCK_ACCELERATOR
         blocks = []
-        for first in range(0, len(batch), size):
-            parts = [np.asarray(x)[first : first + size] for x in (seeds, decisions, batch, weights)]
-            missing = size - len(parts[0])
+        for first in range(0, len(batch), _BLOCK):
+            parts = [np.asarray(x)[first : first + _BLOCK] for x in (seeds, decisions, batch, weights)]
+            missing = _BLOCK - len(parts[0])
             padded = [np.concatenate([part, np.repeat(part[:1], missing, axis=0)]) for part in parts]
             dtypes = (np.uint32, np.uint32, np.float32, np.float32)
             block = [part.astype(dtype) for part, dtype in zip(padded, dtypes, strict=True)]
