@@ -206,6 +206,18 @@ def test_pieces_join_to_the_table_of_the_whole(compared, pieces, tmp_path):
     assert joined == compared[1]
 
 
+def test_what_a_piece_lacks_is_missing_unless_another_has_it(pieces, tmp_path):
+    first, second = (json.loads((pieces / str(n) / "compare.json").read_text()) for n in (0, 1))
+    gap = {"run": "study/seed-7", "task": TASKS[0]}
+    first["missing"] = [{name: second["cells"][0][name] for name in ("run", "task")}, gap]
+    second["missing"] = [gap]
+    for name, piece in (("first", first), ("second", second)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(piece))
+    joined = join([tmp_path / "first.json", tmp_path / "second.json"], tmp_path / "all")
+    assert joined["missing"] == [gap]
+    assert "join again" in render_comparison(joined, "all")
+
+
 def test_a_run_is_no_comparison_whatever_lies_in_it(pieces, tmp_path):
     assert (
         comparison_path(pieces / "0") == comparison_path(pieces / "0" / "compare.json") == pieces / "0" / "compare.json"
@@ -318,7 +330,9 @@ def test_the_page_shows_every_method_and_what_is_missing(compared):
             assert f"{words.percent(run['score'])} {run['arm']}" in page
     assert "still to come" not in page
     gap = {"run": "study/seed-7", "task": "reach"}
-    assert "<li>reach with study/seed-7</li>" in render_comparison({**table, "missing": [gap]}, "study")
+    page = render_comparison({**table, "missing": [gap]}, "study")
+    assert "<li>reach with study/seed-7</li>" in page
+    assert "The same command continues" in page
 
 
 @given(st.lists(st.tuples(st.floats(0, 0.7), st.floats(0, 1)), min_size=1, max_size=12))

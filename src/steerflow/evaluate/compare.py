@@ -288,12 +288,18 @@ def join(
         results = [replace(one, cost=one.cost and {**one.cost, "ms": {}}) for one in results]
     if reference is None:
         reference = str(about["reference"]) if about["reference"] in kept else kept[-1]
+
+    def of_pieces(name: str) -> list[dict[str, Any]]:
+        return [one for table in found.values() for one in table[name] if not wanted or one["task"] in wanted]
+
+    cells, missing = of_pieces("cells"), {_place(gap): gap for gap in of_pieces("missing")}
     table = tables(results, reference, about["cloning"]) | {
         "settings": about["settings"],
         "versions": about["versions"],
         "machine": about["machine"] if one_machine else None,
-        "cells": [cell for one in found.values() for cell in one["cells"] if not wanted or cell["task"] in wanted],
-        "missing": [gap for one in found.values() for gap in one["missing"]],
+        "cells": cells,
+        # What one piece lacks another may have.
+        "missing": [gap for place, gap in missing.items() if place not in map(_place, cells)],
         "joined": list(found),
     }
     Path(out).mkdir(parents=True, exist_ok=True)
@@ -320,6 +326,10 @@ def _read(name: Path | str) -> dict[str, Any]:
     if not {"settings", "methods", "tasks", "cells"} <= table.keys():
         raise ArtefactError(f"{name} is no comparison. Name a folder that steerflow compare wrote, or its {TABLE}.")
     return table
+
+
+def _place(cell: Mapping[str, Any]) -> tuple[str, str]:
+    return cell["run"], cell["task"]
 
 
 def _require_alike(found: Mapping[str, Mapping[str, Any]]) -> None:

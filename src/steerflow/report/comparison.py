@@ -24,6 +24,7 @@ def render_comparison(table: Mapping[str, Any], name: str) -> str:
     methods = {m["method"]: m for m in table["methods"]}
     steered = [m for m in table["methods"] if m["method"] != table["cloning"]]
     context = {
+        "joined": (),
         **table,
         "name": name,
         "told": told,
