@@ -20,10 +20,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from bench import usual
 from bench.measure import Options, Table
+from steerflow.compiled import keep_in
 from steerflow.critic import Critic
 from steerflow.envs.pool import Pool
 from steerflow.evaluate.arms import Actors, Arm
@@ -112,20 +112,13 @@ def measure(options: Options) -> Table:
 @contextmanager
 def _kept_programs() -> Iterator[None]:
     """A folder of compiled programs, empty at first, for all that is compiled within; what an actor keeps is kept there."""
-
-    def use(folder: str | None, least: float) -> None:
-        jax.config.update("jax_compilation_cache_dir", folder)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
-        reset_cache()
-
     before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
     with tempfile.TemporaryDirectory() as folder:
         try:
-            # As short as ``keep_compiled`` has it.
-            use(folder, 0.1)
+            keep_in(folder)
             yield
         finally:
-            use(*before)
+            keep_in(*before)
 
 
 def sweep(options: Options, weights: tuple[float, ...], episodes: int) -> Swept:

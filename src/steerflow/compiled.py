@@ -38,10 +38,17 @@ def keep_compiled() -> Path | None:
     os.environ[_FOLDER] = str(folder)
     os.environ.setdefault(_LEAST, str(_SECONDS))
     if jax is not None:
-        # jax has read its environment; and if it compiled before, it has settled that there is no cache.
-        from jax.experimental.compilation_cache.compilation_cache import reset_cache
-
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", float(os.environ[_LEAST]))
-        reset_cache()
+        # jax has read its environment.
+        keep_in(str(folder), float(os.environ[_LEAST]))
     return folder
+
+
+def keep_in(folder: str | None, least: float = _SECONDS) -> None:
+    """Keep what this process compiles from now on in ``folder``, if it takes ``least`` seconds; None keeps nothing."""
+    import jax
+    from jax.experimental.compilation_cache.compilation_cache import reset_cache
+
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
+    # If jax compiled before, it has settled where.
+    reset_cache()

@@ -138,7 +138,9 @@ def find_run(name: str | Path) -> Path:
 
 
 def seeds_of(folder: Path) -> list[Path]:
-    """The runs in a folder that holds one for each seed; an empty list for other folders."""
+    """The runs in a folder that holds one for each seed; an empty list for other folders, also for a run."""
+    if (folder / "config.toml").exists():
+        return []
     return sorted(config.parent for config in folder.glob("seed-*/config.toml"))
 
 
@@ -147,8 +149,7 @@ def find_runs(name: str | Path) -> list[Path]:
     known names."""
     for path in (Path(name), Path("runs") / name):
         if path.is_dir():
-            seeds = seeds_of(path)
-            return seeds if seeds and not (path / "config.toml").exists() else [path]
+            return seeds_of(path) or [path]
     known = [p.name for p in Path("runs").iterdir() if p.is_dir()] if Path("runs").is_dir() else []
     near = difflib.get_close_matches(str(name), known, n=3)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""

@@ -293,13 +293,15 @@ def join(
         return [one for table in found.values() for one in table[name] if not wanted or one["task"] in wanted]
 
     cells, missing = of_pieces("cells"), {_place(gap): gap for gap in of_pieces("missing")}
+    # What one piece lacks another may have.
+    for cell in cells:
+        missing.pop(_place(cell), None)
     table = tables(results, reference, about["cloning"]) | {
         "settings": about["settings"],
         "versions": about["versions"],
         "machine": about["machine"] if one_machine else None,
         "cells": cells,
-        # What one piece lacks another may have.
-        "missing": [gap for place, gap in missing.items() if place not in map(_place, cells)],
+        "missing": [*missing.values()],
         "joined": list(found),
     }
     Path(out).mkdir(parents=True, exist_ok=True)
@@ -344,7 +346,7 @@ def _require_alike(found: Mapping[str, Mapping[str, Any]]) -> None:
             )
         for cell in table["cells"]:
             # With several pairs of policy and critic a table names a cell several times.
-            if (before := seen.setdefault((cell["run"], cell["task"]), name)) != name:
+            if (before := seen.setdefault(_place(cell), name)) != name:
                 raise SteerflowError(f"{cell['task']} of {cell['run']} is in {before} and in {name}. Leave one out.")
     for name, table in others:
         ours, theirs = about["settings"], table["settings"]

@@ -120,7 +120,7 @@ def _prepare(config: TrainConfig, data: DataSet, held: ExitStack) -> None:
     apart = seeds_of(config.run)
     if len(folders) > 1 and (config.run / "config.toml").exists():
         raise SteerflowError(f"{config.run} holds a run of one seed; give another --run for several.")
-    if len(folders) == 1 and apart and not (config.run / "config.toml").exists():
+    if len(folders) == 1 and apart:
         raise SteerflowError(f"{config.run} holds a folder for each seed; continue one with --run {apart[0]}.")
     for folder in folders.values():
         held.enter_context(locked(folder))
