@@ -23,11 +23,16 @@ from jaxtyping import install_import_hook  # noqa: E402
 # Shapes in signatures are checked at run time, in tests only; before the modules are imported.
 install_import_hook(["steerflow.learn", "steerflow.steer"], "beartype.beartype")
 
+import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from steerflow.data.store import DataSet, StoreWriter  # noqa: E402
+
+# No test depends on how fast the machine is.
+hypothesis.settings.register_profile("steerflow", deadline=None)
+hypothesis.settings.load_profile("steerflow")
 
 
 def write_data(folder, *, episodes=6, length=20, seed=0, task="reach", observation_dim=3, action_dim=2):

@@ -283,7 +283,7 @@ def test_every_format_gives_the_same_episodes(name, tmp_path, monkeypatch):
     assert layout.format in FORMATS
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     lengths=st.lists(st.integers(1, 7), min_size=2, max_size=8),
     block=st.integers(1, 9),

@@ -42,7 +42,7 @@ def stores(draw):
     return episodes, chunk, chunk + draw(st.integers(0, 4)), draw(st.floats(0.5, 1.0))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(stores())
 def test_every_chunk_of_a_store_equals_the_slow_version(case):
     episodes, chunk, horizon, discount = case

@@ -14,7 +14,7 @@ from steerflow.envs.pool import Pool
 from steerflow.errors import ArtefactError, SteerflowError, UnknownNameError
 from steerflow.evaluate import choose
 from steerflow.evaluate.arms import Actors
-from steerflow.evaluate.choose import Point, best, coarse_grid, refined
+from steerflow.evaluate.choose import Point, best, coarse_grid, due, refined
 from steerflow.evaluate.rows import read_rows, rows_path
 from steerflow.evaluate.statistics import wilson
 from steerflow.evaluate.summary import aggregate, arm_line, summarise
@@ -84,6 +84,56 @@ def test_choosing_never_leaves_the_data_and_refining_never_repeats(successes):
         assert float(f"{weight:.3g}") == weight
 
 
+def raced(outcomes: dict[float, list[bool]], told: bool = True) -> list[Point]:
+    """The points of a curve after each arm has run what ``due`` asked, from five episodes each and all of weight 0."""
+
+    def point(w: float, n: int) -> Point:
+        done = outcomes[w][:n]
+        return Point(w, n, sum(done) if told else None, sum(done) / n - 7 * w, f"{w:g}")
+
+    whole = len(outcomes[0.0])
+    found = {w: point(w, min(choose.WAVE, whole) if w else whole) for w in outcomes}
+    while wanted := due(list(found.values()), whole):
+        for arm, episodes in wanted.items():
+            assert found[float(arm)].episodes < episodes <= whole
+            found[float(arm)] = point(float(arm), episodes)
+    return list(found.values())
+
+
+@given(
+    st.integers(1, 24).flatmap(
+        lambda whole: st.dictionaries(
+            st.sampled_from([0.01, 0.02, 0.05, 0.1, 0.3, 1.0]),
+            st.tuples(st.integers(0, 4), st.randoms(use_true_random=False)).map(
+                lambda made: [made[1].randrange(4) < made[0] for _ in range(whole)]
+            ),
+            min_size=1,
+        ).map(lambda some: {0.0: [False] * whole, **some})
+    ),
+    st.booleans(),
+)
+def test_giving_up_what_cannot_win_chooses_and_refines_as_if_all_had_been_run(outcomes, told):
+    whole = len(outcomes[0.0])
+    found = raced(outcomes, told)
+    full = [
+        Point(w, whole, sum(done) if told else None, sum(done) / whole - 7 * w, f"{w:g}")
+        for w, done in outcomes.items()
+    ]
+    assert best(found) == best(full)
+    assert refined(found) == refined(full)
+    if not told or not any(map(any, outcomes.values())):
+        assert all(point.episodes == whole for point in found)
+
+
+def test_a_setting_is_given_up_as_soon_as_it_cannot_win():
+    always, half, never = [True] * 20, [True, False] * 10, [False] * 20
+    episodes = {p.strength: p.episodes for p in raced({0.0: never, 0.1: always, 0.3: half, 1.0: never})}
+    assert episodes == {0.0: 20, 0.1: 20, 0.3: 5, 1.0: 5}
+    # Of two equals the neighbours decide, so they run whole.
+    episodes = {p.strength: p.episodes for p in raced({0.0: never, 0.1: never, 0.3: always, 1.0: always, 3.0: half})}
+    assert episodes == {0.0: 20, 0.1: 20, 0.3: 20, 1.0: 20, 3.0: 20}
+
+
 def test_refining_finds_a_narrow_optimum():
     # Success falls off on both sides of 0.07; the coarse grid for scale 1 is .06, .2, .6, 1.8.
     def success(w: float) -> int:
@@ -123,11 +173,18 @@ def test_every_method_is_tuned_and_reported_on_other_episodes(swept):
     tune, test = ({row.seed for row in rows if row.split == split} for split in ("tune", "test"))
     assert not tune & test
     assert (len(tune), len(test)) == (8, 12)
-    # Common episodes: all arms of a split have the same seeds.
+    # Common episodes: all arms of a split have the same seeds, but for those that were given up while tuning.
+    chosen = {c["arm"] for c in summary["choice"]} | {"bc"}
+    given_up = 0
     for arm in summary["arms"]:
-        assert {r.seed for r in rows if (r.arm, r.split) == (arm["arm"], arm["split"])} == (
-            tune if arm["split"] == "tune" else test
-        )
+        seeds = {r.seed for r in rows if (r.arm, r.split) == (arm["arm"], arm["split"])}
+        if arm["split"] == "test" or arm["arm"] in chosen:
+            assert seeds == (tune if arm["split"] == "tune" else test)
+        else:
+            assert len(seeds) >= 5
+            assert seeds == set(sorted(tune)[: len(seeds)])
+            given_up += len(seeds) < len(tune)
+    assert given_up
     assert len(of(summary, "tune", method="bc")) == len(of(summary, "test", method="bc")) == 1
     for method in ("qgf", "qgf_normalised"):
         weights = {a["weight"] for a in of(summary, "tune", method=method)}

@@ -43,7 +43,7 @@ class Compare:
     reference: str | None = None
     # Settings that each method may try: weights if it is guided, numbers of candidates if it only searches.
     budget: int = 8
-    # Episodes on which each setting is tried.
+    # Episodes on which each setting is tried; one that can no longer be chosen is given up before.
     tune_episodes: int = 20
     # Other episodes, on which the chosen setting is reported.
     test_episodes: int = 100

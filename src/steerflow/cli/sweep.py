@@ -26,7 +26,7 @@ class Sweep:
     methods: Annotated[tuple[str, ...], arg(aliases=("--method",))] = ("qgf", "best_of_n")
     # Tasks; by default all that the run has critics of.
     tasks: Annotated[tuple[str, ...], arg(aliases=("--task",))] = ()
-    # Episodes on which each weight is tried.
+    # Episodes on which each weight is tried; one that can no longer be chosen is given up before.
     tune_episodes: int = 20
     # Other episodes, on which the chosen weight is reported.
     test_episodes: int = 100

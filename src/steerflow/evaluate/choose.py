@@ -18,6 +18,8 @@ UNTUNED = "default"
 # Weights closer than this cannot be told apart with any sensible number of episodes.
 _FINEST_RATIO = 1.2
 _STEP = 3.0
+# Episodes that a setting runs before it is asked again whether it can still be chosen.
+WAVE = 5
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """All strengths of one method that were tried on the same number of tuning episodes, in rising order."""
+    """All strengths of one method that were tried on tuning episodes, in rising order."""
 
     method: str
     # "weight" or "candidates".
@@ -52,8 +54,38 @@ def best(points: Sequence[Point]) -> Point:
     """The point with the best score; among equals the one whose neighbours do best, then the smallest strength.
 
     Few episodes give many ties at the top; a point in the middle of a plateau is safer than one at its edge. Where nothing
-    succeeded, the mean return decides.
+    succeeded, the mean return decides. Points with fewer episodes than others were given up, or cut short, and do not count.
     """
+    most = max(point.episodes for point in points)
+    return _leader([point for point in points if point.episodes == most])
+
+
+def due(points: Sequence[Point], whole: int) -> dict[str, int]:
+    """How many episodes the arms of a curve must have next, by name; none once ``best`` of them is settled.
+
+    Finds what ``best`` would be if all points had ``whole`` episodes, with fewer: the leader runs whole, and of the others those
+    run on, ``WAVE`` episodes at a time, that could still do as well; of equals the neighbours too, which decide among them.
+    Where success is not told, or nothing succeeds, all run whole.
+    """
+    ordered = sorted(points, key=lambda point: point.strength)
+    open_ = [point for point in ordered if point.episodes < whole]
+    if any(point.successes is None for point in ordered):
+        return {point.arm: whole for point in open_}
+    if not any(point.successes for point in ordered):
+        return {point.arm: min(point.episodes + WAVE, whole) for point in open_}
+    leader = _leader(ordered)
+    if leader.episodes < whole:
+        return {leader.arm: whole}
+    top = max(point.successes or 0 for point in ordered if point.episodes >= whole)
+    able = [point for point in open_ if (point.successes or 0) + whole - point.episodes >= top]
+    if able:
+        return {point.arm: min(point.episodes + WAVE, whole) for point in able}
+    equal = [i for i, point in enumerate(ordered) if point.episodes >= whole and point.successes == top]
+    beside = [ordered[j] for i in equal for j in (i - 1, i + 1) if 0 <= j < len(ordered)] if len(equal) > 1 else []
+    return {point.arm: whole for point in beside if point.episodes < whole}
+
+
+def _leader(points: Sequence[Point]) -> Point:
     ordered = sorted(points, key=lambda point: point.strength)
     return ordered[peak(_scores(ordered), [point.episodes for point in ordered])]
 
@@ -110,8 +142,7 @@ def rounded(weight: float) -> float:
 def curves(rows: Sequence[EpisodeRow]) -> list[Curve]:
     """The tuning curves in the rows of one task, policy and critic. Methods without a strength have none, nor has ``UNTUNED``.
 
-    The plain arm (no guidance) with otherwise the same recipe is weight 0 of a guided method. Arms with fewer episodes
-    than the others of their curve, as a killed sweep leaves them, are left out.
+    The plain arm (no guidance) with otherwise the same recipe is weight 0 of a guided method.
     """
     arms: dict[str, list[EpisodeRow]] = {}
     for row in rows:
@@ -137,9 +168,8 @@ def curves(rows: Sequence[EpisodeRow]) -> list[Curve]:
         zero = plain.get(_text(unguided(json.loads(family))))
         if tuned == "weight" and zero is not None and all(p.strength for p in points):
             points.append(replace(zero, strength=0.0))
-        episodes = max(p.episodes for p in points)
-        full = sorted((p for p in points if p.episodes == episodes), key=lambda p: p.strength)
-        found.append(Curve(method, tuned, json.loads(family), tuple(full)))
+        rising = sorted(points, key=lambda p: p.strength)
+        found.append(Curve(method, tuned, json.loads(family), tuple(rising)))
     return sorted(found, key=lambda curve: curve.method)
 
 

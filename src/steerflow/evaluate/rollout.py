@@ -71,16 +71,30 @@ def evaluate(
     on_row: Callable[[EpisodeRow], None] | None = None,
     timing: Timing | None = None,
 ) -> list[EpisodeRow]:
-    """Run every arm on the same episodes of the pool's task; returns their rows, arm by arm.
+    """Run every arm on the same episodes of the pool's task; returns their rows, arm by arm. See ``run_episodes``."""
+    wanted = product(arms, list(episodes))
+    return run_episodes(wanted, split, pool, path, seed=seed, actors=actors, on_row=on_row, timing=timing)
+
+
+def run_episodes(
+    episodes: Iterable[tuple[Arm, int]],
+    split: str,
+    pool: Pool,
+    path: Path,
+    *,
+    seed: int = 0,
+    actors: Actors | None = None,
+    on_row: Callable[[EpisodeRow], None] | None = None,
+    timing: Timing | None = None,
+) -> list[EpisodeRow]:
+    """Run these (arm, number of an episode) on the pool's task; returns their rows in this order.
 
     Rows go to the file at ``path`` as they come; episodes whose rows are there are not run again, so that a killed
     evaluation continues. A row depends on (arm, task, seed of the episode) only: not on workers, lanes or other arms.
     ``on_row`` is called for each row, those on file first. Chunks are executed open loop.
     Raises MismatchError for policies that do not fit the task, and what the environments and the actor raise.
     """
-    wanted = [
-        _Wanted(arm, episode, split, episode_seed(seed, split, episode)) for arm, episode in product(arms, episodes)
-    ]
+    wanted = [_Wanted(arm, episode, split, episode_seed(seed, split, episode)) for arm, episode in episodes]
     keys = [one.key(pool.task) for one in wanted]
     if len(set(keys)) < len(keys):
         raise SteerflowError("Two arms are the same, or an episode is asked for twice; give each once.")

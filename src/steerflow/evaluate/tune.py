@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from steerflow.envs.pool import Pool
 from steerflow.errors import SteerflowError
 from steerflow.evaluate.arms import Actors, Arm, method_name
-from steerflow.evaluate.choose import UNTUNED, Point, best, coarse_grid, curves, refined, unguided
-from steerflow.evaluate.rollout import evaluate
+from steerflow.evaluate.choose import UNTUNED, WAVE, Curve, Point, best, coarse_grid, curves, due, refined, unguided
+from steerflow.evaluate.rollout import run_episodes
 from steerflow.evaluate.rows import EpisodeRow, read_rows, rows_path
 from steerflow.evaluate.summary import SCALE, natural_scale
 from steerflow.evaluate.timing import Timing, add_timing
@@ -50,12 +51,10 @@ class _Method:
             return self.recipe.replace(weight=float(strength))
         return self.recipe.replace(candidates=int(strength))
 
-    def points(self, rows: Sequence[EpisodeRow]) -> Sequence[Point]:
-        """This method's tuning curve in rows of one task, policy and critic."""
-        recipe = {**self.recipe.to_json(), self.tuned: 0}
-        return next(
-            c.points for c in curves(rows) if (c.method, c.recipe) == (method_name(self.name, self.recipe), recipe)
-        )
+    def points(self, found: Iterable[Curve]) -> Sequence[Point]:
+        """This method's own of the tuning curves of one task, policy and critic."""
+        mine = method_name(self.name, self.recipe), {**self.recipe.to_json(), self.tuned: 0}
+        return next(curve.points for curve in found if (curve.method, curve.recipe) == mine)
 
 
 @dataclass(frozen=True)
@@ -148,11 +147,11 @@ def tune_and_test(
     def arm(name: str, recipe: Recipe) -> Arm:
         return Arm.of(name, policy, critic, recipe, parts)
 
-    def rows_of(arms: Sequence[Arm], split: str, episodes: int, file: Path = path) -> list[EpisodeRow]:
+    def rows_of(wanted: Iterable[tuple[Arm, range]], split: str, file: Path = path) -> list[EpisodeRow]:
         spent = Timing()
         try:
-            return evaluate(
-                arms, range(episodes), split, pool, file,
+            return run_episodes(
+                [(a, number) for a, numbers in wanted for number in numbers], split, pool, file,
                 seed=effort.seed, actors=actors, on_row=progress.row, timing=spent,
             )  # fmt: skip
         finally:
@@ -164,7 +163,7 @@ def tune_and_test(
     probes = [arm(m.name, m.at(0.0)) for m in unscaled]
     # All that will be needed is compiled from the first episode on, while environments are built and probed.
     actors.prepare([*probes, *fixed, *planned, *(arm(m.name, m.recipe) for m in guided)])
-    probed = rows_of(probes, "tune", plan.scale_episodes, rows_path(run, pool.task, SCALE))
+    probed = rows_of([(a, range(plan.scale_episodes)) for a in probes], "tune", rows_path(run, pool.task, SCALE))
     for method in guided:
         scale = (
             natural_scale([row for row in probed if row.recipe == method.at(0.0).to_json()])
@@ -174,39 +173,53 @@ def tune_and_test(
         method.pending = coarse_grid(scale or 1.0, effort.grid, effort.budget)
 
     rows: list[EpisodeRow] = []
-    tried = {a.name: a for a in fixed}
-    batch = list(fixed)
-    while batch := batch + [arm(m.name, m.at(strength)) for m in plan.tuned for strength in m.pending]:
-        rows += rows_of(batch, "tune", effort.tune_episodes)
-        tried |= {a.name: a for a in batch}
-        batch = []
+    tried: dict[str, Arm] = {}
+    every, first = range(effort.tune_episodes), range(min(WAVE, effort.tune_episodes))
+    batch = [(a, every) for a in fixed]
+    while batch := batch + [(arm(m.name, m.at(strength)), first) for m in plan.tuned for strength in m.pending]:
+        tried |= {a.name: a for a, _ in batch}
+        expected = len(rows) + len(batch) * effort.tune_episodes
+        rows += rows_of(batch, "tune")
+        while more := _due(plan.tuned, rows, effort.tune_episodes):
+            rows += rows_of([(tried[name], numbers) for name, numbers in more.items()], "tune")
+        progress.skip(expected - len(rows))
+        batch, tuning = [], curves(rows)
         for method in plan.tuned:
             method.tried += method.pending
             left = effort.budget - len(method.tried) if method in guided else 0
-            proposed = refined(method.points(rows)) if left > 0 else []
+            proposed = refined(method.points(tuning)) if left > 0 else []
             method.pending = [w for w in proposed if w not in method.tried][:left]
 
-    found = []
+    found, tuning = [], curves(rows)
     for method in plan.methods:
-        points = method.points(rows) if method.tuned else []
+        points = method.points(tuning) if method.tuned else []
         own = [tried[p.arm] for p in points] or [arm(method.name, method.recipe)]
         chosen = tried[best(points).arm] if points else own[0]
         found.append(Tuned(method.name, method.tuned, tuple(own), chosen))
     results = {a.name: a for a in fixed} | {one.chosen.name: one.chosen for one in found}
     # The file may hold strengths of earlier sweeps too; all that were tuned count in the summary.
     mine = [a.fingerprints for a in (*fixed, *(arm(m.name, m.recipe) for m in plan.tuned))]
-    known = [r for r in read_rows(path) if r.task == pool.task and r.fingerprints in mine]
+    known = curves([r for r in read_rows(path) if r.task == pool.task and r.fingerprints in mine])
     for method in plan.tuned:
         points = method.points(known)
         for point in points if effort.curve else [best(points)]:
             # Strength 0 is one of the fixed arms.
             if point.strength > 0:
                 results.setdefault(point.arm, arm(method.name, method.at(point.strength)))
-    rows_of(list(results.values()), "test", effort.test_episodes)
+    rows_of([(a, range(effort.test_episodes)) for a in results.values()], "test")
     progress.finish()
     if whole.steps:
         console().print(whole.line(), style="dim", highlight=False)
     return found, whole
+
+
+def _due(tuned: Sequence[_Method], rows: Sequence[EpisodeRow], whole: int) -> dict[str, range]:
+    """The episodes that arms must have next, by name, so that every method's choice is settled."""
+    done, found, needed = Counter(row.arm for row in rows), curves(rows), Counter[str]()
+    for method in tuned:
+        # The larger where two methods share an arm.
+        needed |= Counter(due(method.points(found), whole))
+    return {name: range(done[name], count) for name, count in needed.items()}
 
 
 def _plain(tuned: Sequence[_Method], planned: Sequence[Recipe]) -> list[tuple[str, Recipe]]:
@@ -237,6 +250,11 @@ class EpisodeBar:
         # Arms that an earlier sweep liked best are tested too, beyond the plan.
         self._done = min(self._done + 1, self._end)
         self._shown.update(self._done, f"{self._where}{row.split} {row.arm}")
+
+    def skip(self, episodes: int) -> None:
+        """Episodes that need not be run."""
+        self._done = min(self._done + episodes, self._end)
+        self._shown.update(self._done)
 
     def finish(self, note: str = "") -> None:
         """Refining can stop before its budget is spent."""

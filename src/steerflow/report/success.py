@@ -59,6 +59,8 @@ def success_against_strength(name: str, task: str, families: Sequence[Family]) -
             "Hollow marks on a dashed line are tuning episodes, on which strengths are chosen; filled marks are test episodes. "
             "The upright line marks the chosen strength, the ring its result on test episodes. "
         )
+        if len({a.episodes for a in arms if a.split == "tune"}) > 1:
+            caption += "Tuning gave up what could no longer be chosen. "
     if weighted:
         caption += "The weight axis is logarithmic; 0, behaviour cloning, stands left of the break"
         reference = _reference(plain)
