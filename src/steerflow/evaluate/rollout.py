@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +60,7 @@ class _Running:
 
 def evaluate(
     arms: Sequence[Arm],
-    episodes: Iterable[int],
+    episodes: Sequence[int] | Mapping[str, Sequence[int]],
     split: str,
     pool: Pool,
     path: Path,
@@ -71,30 +70,19 @@ def evaluate(
     on_row: Callable[[EpisodeRow], None] | None = None,
     timing: Timing | None = None,
 ) -> list[EpisodeRow]:
-    """Run every arm on the same episodes of the pool's task; returns their rows, arm by arm. See ``run_episodes``."""
-    wanted = product(arms, list(episodes))
-    return run_episodes(wanted, split, pool, path, seed=seed, actors=actors, on_row=on_row, timing=timing)
+    """Run episodes of the pool's task, by number; returns their rows, arm by arm.
 
-
-def run_episodes(
-    episodes: Iterable[tuple[Arm, int]],
-    split: str,
-    pool: Pool,
-    path: Path,
-    *,
-    seed: int = 0,
-    actors: Actors | None = None,
-    on_row: Callable[[EpisodeRow], None] | None = None,
-    timing: Timing | None = None,
-) -> list[EpisodeRow]:
-    """Run these (arm, number of an episode) on the pool's task; returns their rows in this order.
-
-    Rows go to the file at ``path`` as they come; episodes whose rows are there are not run again, so that a killed
-    evaluation continues. A row depends on (arm, task, seed of the episode) only: not on workers, lanes or other arms.
-    ``on_row`` is called for each row, those on file first. Chunks are executed open loop.
+    ``episodes``: the same for every arm, or by the arm's name. Rows go to the file at ``path`` as they come; episodes whose rows
+    are there are not run again, so that a killed evaluation continues. A row depends on (arm, task, seed of the episode) only:
+    not on workers, lanes or other arms. ``on_row`` is called for each row, those on file first. Chunks are executed open loop.
     Raises MismatchError for policies that do not fit the task, and what the environments and the actor raise.
     """
-    wanted = [_Wanted(arm, episode, split, episode_seed(seed, split, episode)) for arm, episode in episodes]
+    numbers = [episodes if isinstance(episodes, Sequence) else episodes[arm.name] for arm in arms]
+    wanted = [
+        _Wanted(arm, episode, split, episode_seed(seed, split, episode))
+        for arm, some in zip(arms, numbers, strict=True)
+        for episode in some
+    ]
     keys = [one.key(pool.task) for one in wanted]
     if len(set(keys)) < len(keys):
         raise SteerflowError("Two arms are the same, or an episode is asked for twice; give each once.")

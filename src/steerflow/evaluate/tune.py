@@ -14,7 +14,7 @@ from steerflow.envs.pool import Pool
 from steerflow.errors import SteerflowError
 from steerflow.evaluate.arms import Actors, Arm, method_name
 from steerflow.evaluate.choose import UNTUNED, WAVE, Curve, Point, best, coarse_grid, curves, due, refined, unguided
-from steerflow.evaluate.rollout import run_episodes
+from steerflow.evaluate.rollout import evaluate
 from steerflow.evaluate.rows import EpisodeRow, read_rows, rows_path
 from steerflow.evaluate.summary import SCALE, natural_scale
 from steerflow.evaluate.timing import Timing, add_timing
@@ -147,11 +147,13 @@ def tune_and_test(
     def arm(name: str, recipe: Recipe) -> Arm:
         return Arm.of(name, policy, critic, recipe, parts)
 
-    def rows_of(wanted: Iterable[tuple[Arm, range]], split: str, file: Path = path) -> list[EpisodeRow]:
+    def rows_of(
+        arms: Sequence[Arm], split: str, episodes: range | Mapping[str, range], file: Path = path
+    ) -> list[EpisodeRow]:
         spent = Timing()
         try:
-            return run_episodes(
-                [(a, number) for a, numbers in wanted for number in numbers], split, pool, file,
+            return evaluate(
+                arms, episodes, split, pool, file,
                 seed=effort.seed, actors=actors, on_row=progress.row, timing=spent,
             )  # fmt: skip
         finally:
@@ -163,7 +165,7 @@ def tune_and_test(
     probes = [arm(m.name, m.at(0.0)) for m in unscaled]
     # All that will be needed is compiled from the first episode on, while environments are built and probed.
     actors.prepare([*probes, *fixed, *planned, *(arm(m.name, m.recipe) for m in guided)])
-    probed = rows_of([(a, range(plan.scale_episodes)) for a in probes], "tune", rows_path(run, pool.task, SCALE))
+    probed = rows_of(probes, "tune", range(plan.scale_episodes), rows_path(run, pool.task, SCALE))
     for method in guided:
         scale = (
             natural_scale([row for row in probed if row.recipe == method.at(0.0).to_json()])
@@ -173,17 +175,20 @@ def tune_and_test(
         method.pending = coarse_grid(scale or 1.0, effort.grid, effort.budget)
 
     rows: list[EpisodeRow] = []
-    tried: dict[str, Arm] = {}
-    every, first = range(effort.tune_episodes), range(min(WAVE, effort.tune_episodes))
-    batch = [(a, every) for a in fixed]
-    while batch := batch + [(arm(m.name, m.at(strength)), first) for m in plan.tuned for strength in m.pending]:
-        tried |= {a.name: a for a, _ in batch}
-        expected = len(rows) + len(batch) * effort.tune_episodes
-        rows += rows_of(batch, "tune")
-        while more := _due(plan.tuned, rows, effort.tune_episodes):
-            rows += rows_of([(tried[name], numbers) for name, numbers in more.items()], "tune")
+    every, tried = effort.tune_episodes, {a.name: a for a in fixed}
+    asked = dict.fromkeys(tried, range(every))
+    while True:
+        pending = {a.name: a for a in (arm(m.name, m.at(strength)) for m in plan.tuned for strength in m.pending)}
+        tried |= pending
+        asked |= dict.fromkeys(pending, range(min(WAVE, every)))
+        if not asked:
+            break
+        expected = len(rows) + len(asked) * every
+        while asked:
+            rows += rows_of([tried[name] for name in asked], "tune", asked)
+            asked = _due(plan.tuned, rows, every)
         progress.skip(expected - len(rows))
-        batch, tuning = [], curves(rows)
+        tuning = curves(rows)
         for method in plan.tuned:
             method.tried += method.pending
             left = effort.budget - len(method.tried) if method in guided else 0
@@ -206,7 +211,7 @@ def tune_and_test(
             # Strength 0 is one of the fixed arms.
             if point.strength > 0:
                 results.setdefault(point.arm, arm(method.name, method.at(point.strength)))
-    rows_of([(a, range(effort.test_episodes)) for a in results.values()], "test")
+    rows_of([*results.values()], "test", range(effort.test_episodes))
     progress.finish()
     if whole.steps:
         console().print(whole.line(), style="dim", highlight=False)
