@@ -94,9 +94,9 @@ def raced(outcomes: dict[float, list[bool]], told: bool = True) -> list[Point]:
     whole = len(outcomes[0.0])
     found = {w: point(w, min(choose.WAVE, whole) if w else whole) for w in outcomes}
     while wanted := due(list(found.values()), whole):
-        for arm, episodes in wanted.items():
-            assert found[float(arm)].episodes < episodes <= whole
-            found[float(arm)] = point(float(arm), episodes)
+        for arm, numbers in wanted.items():
+            assert found[float(arm)].episodes == numbers.start < numbers.stop <= whole
+            found[float(arm)] = point(float(arm), numbers.stop)
     return list(found.values())
 
 

@@ -60,29 +60,31 @@ def best(points: Sequence[Point]) -> Point:
     return _leader([point for point in points if point.episodes == most])
 
 
-def due(points: Sequence[Point], whole: int) -> dict[str, int]:
-    """How many episodes the arms of a curve must have next, by name; none once ``best`` of them is settled.
+def due(points: Sequence[Point], whole: int) -> dict[str, range]:
+    """The episodes that the arms of a curve must run next, by name; none once ``best`` of them is settled.
 
     Finds what ``best`` would be if all points had ``whole`` episodes, with fewer: the leader runs whole, and of the others those
     run on, ``WAVE`` episodes at a time, that could still do as well; of equals the neighbours too, which decide among them.
     Where success is not told, or nothing succeeds, all run whole.
     """
     ordered = sorted(points, key=lambda point: point.strength)
-    open_ = [point for point in ordered if point.episodes < whole]
+
+    def run(some: Iterable[Point], wave: int = whole) -> dict[str, range]:
+        return {p.arm: range(p.episodes, min(p.episodes + wave, whole)) for p in some if p.episodes < whole}
+
     if any(point.successes is None for point in ordered):
-        return {point.arm: whole for point in open_}
+        return run(ordered)
     if not any(point.successes for point in ordered):
-        return {point.arm: min(point.episodes + WAVE, whole) for point in open_}
+        return run(ordered, WAVE)
     leader = _leader(ordered)
     if leader.episodes < whole:
-        return {leader.arm: whole}
+        return run([leader])
     top = max(point.successes or 0 for point in ordered if point.episodes >= whole)
-    able = [point for point in open_ if (point.successes or 0) + whole - point.episodes >= top]
-    if able:
-        return {point.arm: min(point.episodes + WAVE, whole) for point in able}
-    equal = [i for i, point in enumerate(ordered) if point.episodes >= whole and point.successes == top]
-    beside = [ordered[j] for i in equal for j in (i - 1, i + 1) if 0 <= j < len(ordered)] if len(equal) > 1 else []
-    return {point.arm: whole for point in beside if point.episodes < whole}
+    able = [point for point in ordered if (point.successes or 0) + whole - point.episodes >= top]
+    if unfinished := run(able, WAVE):
+        return unfinished
+    equal = [i for i, point in enumerate(ordered) if point in able]
+    return run(ordered[j] for i in equal for j in (i - 1, i + 1) if 0 <= j < len(ordered)) if len(equal) > 1 else {}
 
 
 def _leader(points: Sequence[Point]) -> Point:

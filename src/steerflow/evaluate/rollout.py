@@ -77,11 +77,10 @@ def evaluate(
     not on workers, lanes or other arms. ``on_row`` is called for each row, those on file first. Chunks are executed open loop.
     Raises MismatchError for policies that do not fit the task, and what the environments and the actor raise.
     """
-    numbers = [episodes if isinstance(episodes, Sequence) else episodes[arm.name] for arm in arms]
     wanted = [
         _Wanted(arm, episode, split, episode_seed(seed, split, episode))
-        for arm, some in zip(arms, numbers, strict=True)
-        for episode in some
+        for arm in arms
+        for episode in (episodes if isinstance(episodes, Sequence) else episodes[arm.name])
     ]
     keys = [one.key(pool.task) for one in wanted]
     if len(set(keys)) < len(keys):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -175,6 +174,7 @@ def tune_and_test(
         method.pending = coarse_grid(scale or 1.0, effort.grid, effort.budget)
 
     rows: list[EpisodeRow] = []
+    tuning: list[Curve] = []
     every, tried = effort.tune_episodes, {a.name: a for a in fixed}
     asked = dict.fromkeys(tried, range(every))
     while True:
@@ -186,16 +186,16 @@ def tune_and_test(
         expected = len(rows) + len(asked) * every
         while asked:
             rows += rows_of([tried[name] for name in asked], "tune", asked)
-            asked = _due(plan.tuned, rows, every)
+            tuning = curves(rows)
+            asked = _due(plan.tuned, tuning, every)
         progress.skip(expected - len(rows))
-        tuning = curves(rows)
         for method in plan.tuned:
             method.tried += method.pending
             left = effort.budget - len(method.tried) if method in guided else 0
             proposed = refined(method.points(tuning)) if left > 0 else []
             method.pending = [w for w in proposed if w not in method.tried][:left]
 
-    found, tuning = [], curves(rows)
+    found = []
     for method in plan.methods:
         points = method.points(tuning) if method.tuned else []
         own = [tried[p.arm] for p in points] or [arm(method.name, method.recipe)]
@@ -218,13 +218,14 @@ def tune_and_test(
     return found, whole
 
 
-def _due(tuned: Sequence[_Method], rows: Sequence[EpisodeRow], whole: int) -> dict[str, range]:
-    """The episodes that arms must have next, by name, so that every method's choice is settled."""
-    done, found, needed = Counter(row.arm for row in rows), curves(rows), Counter[str]()
+def _due(tuned: Sequence[_Method], found: Sequence[Curve], whole: int) -> dict[str, range]:
+    """The episodes that arms must run next, by name, so that every method's choice is settled."""
+    needed: dict[str, range] = {}
     for method in tuned:
-        # The larger where two methods share an arm.
-        needed |= Counter(due(method.points(found), whole))
-    return {name: range(done[name], count) for name, count in needed.items()}
+        for name, numbers in due(method.points(found), whole).items():
+            # Two methods can share an arm.
+            needed[name] = max(needed.get(name, numbers), numbers, key=len)
+    return needed
 
 
 def _plain(tuned: Sequence[_Method], planned: Sequence[Recipe]) -> list[tuple[str, Recipe]]:
