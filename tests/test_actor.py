@@ -10,13 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from parts_for_tests import STD
+from parts_for_tests import velocity as gaussian_velocity
 from steerflow.cli.evaluate import Evaluate
 from steerflow.critic import Critic, CriticNetworks, measure_scales
 from steerflow.errors import ArtefactError, DataError, MismatchError, SteerflowError, UnknownNameError
 from steerflow.learn.networks import Critics, Value, Velocity
 from steerflow.learn.part_networks import AmortisedGradient
 from steerflow.part import NETWORKS, Part
-from steerflow.policy import Policy
+from steerflow.policy import Policy, measure_deviation
 from steerflow.spec import Normaliser, Spec
 from steerflow.steer.actor import Actor, steer
 from steerflow.steer.functions import steer_functions
@@ -31,7 +33,8 @@ def parts():
     normaliser = Normaliser(np.full(4, 0.1, np.float32), np.full(4, 2.0, np.float32))
     velocity = Velocity(jax.random.key(0), 4, 6, HIDDEN, 100.0)
     critics = CriticNetworks(Critics(jax.random.key(1), 4, 6, HIDDEN, 2), Value(jax.random.key(2), 4, HIDDEN))
-    policy = Policy(SPEC, normaliser, velocity, {"network": {"hidden": list(HIDDEN), "time_frequency": 100.0}})
+    network = {"hidden": list(HIDDEN), "time_frequency": 100.0}
+    policy = Policy(SPEC, normaliser, velocity, {"network": network, "scales": {"deviation": 0.5}})
     meta = {"task": "reach", "network": {"hidden": list(HIDDEN), "ensemble": 2}}
     meta["scales"] = {"gradient": 2.0, "steepness": 4.0, "spread": 1.0}
     return policy, Critic(SPEC, Normaliser.identity(4), critics, meta)
@@ -276,12 +279,19 @@ def test_a_chunk_goes_on_from_committed_actions(parts):
         act(key, OBSERVATIONS, committed=committed * np.nan)
 
 
-def test_a_schedule_without_the_critics_scale_says_how_to_get_it(parts):
+def test_a_schedule_without_the_scales_it_asks_says_how_to_get_them(parts):
     policy, critic = parts
-    unmeasured = dataclasses.replace(critic, meta={**critic.meta, "scales": {}})
-    with pytest.raises(MismatchError, match="steerflow train critic"):
-        steer(policy, unmeasured)(jax.random.key(0), OBSERVATIONS)
-    for scaled, unit, plain in ((), 4.0, "qgf_jacobian"), (("qgf_scaled",), 2.0, "qgf"):
+    for which, kind in enumerate(("policy", "critic")):
+        both = [*parts]
+        both[which] = dataclasses.replace(both[which], meta={**both[which].meta, "scales": {}})
+        with pytest.raises(MismatchError, match=f"steerflow train {kind}"):
+            steer(*both)(jax.random.key(0), OBSERVATIONS)
+    units = (
+        ((), 4.0 / 0.5**2, "qgf_jacobian"),
+        (("qgf_jacobian_scaled",), 4.0, "qgf_jacobian"),
+        (("qgf_scaled",), 2.0, "qgf"),
+    )
+    for scaled, unit, plain in units:
         found, _ = steer(policy, critic, *scaled, weight=0.5)(jax.random.key(0), OBSERVATIONS)
         expected, _ = steer(policy, critic, plain, weight=0.5 / unit)(jax.random.key(0), OBSERVATIONS)
         np.testing.assert_allclose(found, expected, atol=1e-6)
@@ -310,23 +320,34 @@ def test_the_critics_scales_by_finite_differences(parts):
         measure_scales(lambda s, a: a.sum(axis=1) * np.nan, *data)
 
 
+def test_the_deviation_of_a_gaussian_policy():
+    states = np.linspace(-1, 1, 3000, dtype=np.float32)[:, None] * np.ones((1, 2), np.float32)
+    # Euler's map of the noise is linear: its slope, in float64. No action is clipped.
+    slope = 1.0
+    for t in np.arange(10) / 10:
+        slope *= 1 + 0.1 * (t * STD**2 - (1 - t)) / ((1 - t) ** 2 + t**2 * STD**2)
+    found = measure_deviation(gaussian_velocity, states, flat=2)
+    assert found == pytest.approx(slope, rel=0.02)
+    assert measure_scales(lambda s, a: a.sum(axis=1), states, states, velocity=gaussian_velocity)["deviation"] == found
+    with pytest.raises(MismatchError, match="not finite"):
+        measure_deviation(lambda s, a, t: a * np.nan, states, flat=2)
+
+
 def test_plain_functions_take_the_default_for_all_tasks_with_scales_of_their_own():
     velocity = lambda s, a, t: 0.3 * jnp.sin(a) - a * t  # noqa: E731
     states, chunks = (np.random.default_rng(2).uniform(-1, 1, s).astype(np.float32) for s in ((30, 4), (30, 6)))
 
     def act(unit):
         q = lambda s, a: -unit * jnp.sum((a - 0.4) ** 2, axis=1)  # noqa: E731
-        scales = measure_scales(q, states, chunks)
-        steered = steer_functions(velocity, q, "qgf_jacobian_scaled", flat=6, scales=scales)
+        scales = measure_scales(q, states, chunks, velocity=velocity)
+        steered = steer_functions(velocity, q, "default", flat=6, scales=scales)
         return steered(jax.random.key(0), states).actions
 
     # Rewards counted in another unit change nothing.
-    np.testing.assert_allclose(act(1.0), act(250.0), atol=1e-5)
-    np.testing.assert_allclose(act(1.0), act(1e14), atol=1e-5)
+    np.testing.assert_allclose(act(1.0), act(250.0), atol=1e-4)
+    np.testing.assert_allclose(act(1.0), act(1e14), atol=1e-4)
     with pytest.raises(MismatchError, match="measure_scales"):
-        steer_functions(velocity, lambda s, a: -jnp.sum(a, axis=1), "qgf_jacobian_scaled", flat=6)(
-            jax.random.key(0), states
-        )
+        steer_functions(velocity, lambda s, a: -jnp.sum(a, axis=1), "default", flat=6)(jax.random.key(0), states)
 
 
 def test_the_first_critics_of_an_ensemble_are_critics(parts):

@@ -174,17 +174,17 @@ def test_a_killed_comparison_ends_with_the_same_rows_and_table(compared, tmp_pat
 
 def test_the_default_is_compared_as_it_is(tmp_path):
     runs = study(tmp_path / "runs", TASKS[:1], (0,))
-    names = ("default", "qgf_jacobian_scaled")
+    names = ("default", "qgf_jacobian_variance")
     table = compare([runs], names, tmp_path / "out", tasks=TASKS[:1], **SETTINGS)
     (task,) = table["tasks"]
     found = {m["method"]: m for m in task["methods"]}
     assert list(found) == ["bc", *names]
     assert (found["default"]["tuned"], found["default"]["settings"]) == (None, [1, 1])
-    assert found["default"]["runs"][0]["arm"] == "default w=1.8"
-    assert found["qgf_jacobian_scaled"]["settings"] == [5, 5]
+    assert found["default"]["runs"][0]["arm"] == "default w=55"
+    assert found["qgf_jacobian_variance"]["settings"] == [5, 5]
     rows = rows_of(runs, 0)
-    assert {r.weight for r in rows if r.method == "default"} == {PRESETS["qgf_jacobian_scaled"].to_json()["weight"]}
-    assert {c.method for c in curves(rows)} == {"qgf_jacobian_scaled"}
+    assert {r.weight for r in rows if r.method == "default"} == {PRESETS["qgf_jacobian_variance"].to_json()["weight"]}
+    assert {c.method for c in curves(rows)} == {"qgf_jacobian_variance"}
 
 
 NOTHING_RUNS = {**SETTINGS, "make_actor": no_actor, "workers": -1}

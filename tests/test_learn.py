@@ -305,6 +305,9 @@ def test_a_run_writes_artefacts_that_can_be_loaded_and_metrics(small_data, tmp_p
     observations = jnp.asarray(small_data.train.observations[:4])
     assert np.isfinite(policy.velocity(observations, jnp.zeros((4, 4)), 0.5)).all()
     assert critic.q(observations, jnp.zeros((4, 4))).shape == (2, 4)
+    # What the default's weight asks of both is measured.
+    assert policy.scales["deviation"] > 0
+    assert critic.scales["steepness"] > 0
     rows = read_lines(run / "metrics.jsonl")
     names = {(row["learner"], row["split"]) for row in rows}
     assert names == {(n, s) for n in ("policy", "critic/reach") for s in ("train", "val")}

@@ -63,7 +63,11 @@ def models_of(q, velocity=gaussian_velocity):
     """All that any member may ask: two critics that differ by a constant, and parts of every kind."""
     ensemble = lambda observations, a: jnp.stack([q(observations, a), q(observations, a) + 1])  # noqa: E731
     return Models(
-        velocity, q, parts_of(q), ensemble=ensemble, scales={"gradient": 0.5, "steepness": 0.8, "spread": 2.0}
+        velocity,
+        q,
+        parts_of(q),
+        ensemble=ensemble,
+        scales={"gradient": 0.5, "steepness": 0.8, "spread": 2.0, "deviation": 0.3},
     )
 
 
@@ -506,6 +510,7 @@ def test_scale_free_schedules_against_their_formulas():
     assert np.isfinite(at("likelihood", 0.0)).all()
     np.testing.assert_allclose(at("critic_scale", 0.3), 0.5 / 0.5)
     np.testing.assert_allclose(at("steepness", 0.3), 0.5 / 0.8)
+    np.testing.assert_allclose(at("variance", 0.3), 0.5 * 0.3**2 / 0.8)
     np.testing.assert_allclose(at("spread", 0.3), 0.5 / 2.0)
     np.testing.assert_allclose([at("tilt", t)[0] for t in (0.25, 0.5, 1.0)], [1.5, 0.5, 0], atol=1e-7)
     np.testing.assert_allclose([at("tilt(cap=4)", t)[0] for t in (0.0, 0.1)], 2.0, rtol=1e-6)
@@ -538,12 +543,15 @@ class TestScheduleContract:
 
         def run(unit):
             models = models_of(lambda o, a: unit * rough_q(o, a))
-            models = models._replace(scales={k: unit * x for k, x in models.scales.items()})
+            # All are the critic's but one.
+            models = models._replace(scales={k: x if k == "deviation" else unit * x for k, x in models.scales.items()})
             chosen = Recipe(guidance="one_step", weight=0.3, schedule=name)
             return sample(keys_of(64), OBSERVATIONS, models, chosen, flat=2).actions
 
         same = np.abs(np.asarray(run(1.0) - run(1000.0))).max() < 1e-4
-        assert same == (name in ("normalised", "distance", "likelihood", "critic_scale", "steepness", "spread"))
+        assert same == (
+            name in ("normalised", "distance", "likelihood", "critic_scale", "steepness", "variance", "spread")
+        )
 
 
 def test_selects():

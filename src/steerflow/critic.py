@@ -16,6 +16,7 @@ import numpy as np
 
 from steerflow.errors import MismatchError, SteerflowError
 from steerflow.learn.networks import Critics, Value
+from steerflow.policy import measure_deviation
 from steerflow.trained import Trained, load_trained
 
 
@@ -82,7 +83,12 @@ def _networks(key, observation_dim: int, flat_dim: int, hidden: tuple[int, ...],
 
 
 def measure_scales(
-    q: Callable[[Any, Any], Any], observations, actions, value: Callable[[Any], Any] | None = None
+    q: Callable[[Any, Any], Any],
+    observations,
+    actions,
+    value: Callable[[Any], Any] | None = None,
+    *,
+    velocity: Callable[[Any, Any, Any], Any] | None = None,
 ) -> dict[str, float]:
     """What makes a weight free of the critic's unit, over data: for ``steer_functions(..., scales=)``.
 
@@ -91,7 +97,8 @@ def measure_scales(
     ``dQ/da (s, a)``. "steepness": the mean over states of ``n(s)``, that gradient's root mean square over dimensions, in which
     each state counts ``n(s)^2`` times: ``sum n^3 / sum n^2``, the gradient where actions matter. With ``value(observations)`` ->
     (batch,) also "spread": the standard deviation of ``Q(s, a) - V(s)``; the data's actions are samples of the reference
-    policy. Raises MismatchError where these are not finite numbers.
+    policy. With ``velocity(observations, a, t)`` -> (batch, flat) also "deviation", the policy's own (``measure_deviation``).
+    Raises MismatchError where these are not finite numbers.
     """
     observations, actions = jax.device_put((observations, actions))
     mean = lambda a: jnp.mean(jnp.atleast_2d(q(observations, a)), axis=0)  # noqa: E731
@@ -104,6 +111,8 @@ def measure_scales(
     }
     if value is not None:
         scales["spread"] = float(np.std(np.asarray(mean(actions) - value(observations), np.float64)))
+    if velocity is not None:
+        scales["deviation"] = measure_deviation(velocity, observations, actions.shape[1])
     if not all(math.isfinite(scale) for scale in scales.values()):
         raise MismatchError(f"The critic's scales over these data are not finite: {scales}.")
     return scales

@@ -33,7 +33,7 @@ from steerflow.progress import bar
 from steerflow.steer.presets import recipe
 from steerflow.steer.recipe import Recipe
 
-SCHEDULES = ("constant", "normalised", "distance", "likelihood", "critic_scale", "steepness", "spread")
+SCHEDULES = ("constant", "normalised", "distance", "likelihood", "critic_scale", "steepness", "variance", "spread")
 # Of the natural scale; the best weights have been found at a tenth to a quarter of it.
 MULTIPLES = (0.03, 0.06, 0.12, 0.25, 0.5)
 _SCALE_EPISODES = 4

@@ -22,7 +22,7 @@ class Evaluate:
     # Run folder, or its name below ./runs.
     run: RunName
     # How to steer, such as qgf; an unknown name lists all.
-    method: str = "qgf_jacobian_scaled"
+    method: str = "default"
     # Strength of the guidance; by default the method's.
     weight: float | None = None
     # Actions sampled for each decision; by default the method's.

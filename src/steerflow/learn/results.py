@@ -21,13 +21,13 @@ from steerflow.errors import ArtefactError, TrainingError
 from steerflow.learn.config import TrainConfig
 from steerflow.learn.state import Learner, Trainable, TrainState
 from steerflow.learn.tensors import from_tensors, to_tensors
-from steerflow.policy import Policy
+from steerflow.policy import Policy, measure_deviation
 from steerflow.progress import console
 from steerflow.run import keep_lines
 from steerflow.spec import Normaliser, Spec
 
 _KEPT_CHECKPOINTS = 2
-# Chunks on which a critic's scales are measured.
+# Chunks on which scales are measured.
 _EXAMPLES = 8192
 
 # Folders by seed, in the order of the states' leading axis.
@@ -147,12 +147,14 @@ def write_artefacts(
             },
         }
         if one.policy is not None:
+            velocity = jax.device_put(one.policy.velocity)
             meta = {
                 **facts,
+                "scales": {"deviation": measure_deviation(velocity, examples[0], learner.spec.flat_dim)},
                 "network": {"hidden": list(config.policy.hidden), "time_frequency": config.policy.time_frequency},
                 "config": {"batch": config.batch, **dataclasses.asdict(config.policy)},
             }
-            Policy(learner.spec, normaliser, one.policy.velocity, meta).save(folder / "policy")
+            Policy(learner.spec, normaliser, velocity, meta).save(folder / "policy")
         for n, task in enumerate(learner.tasks):
             networks = jax.tree.map(lambda x, n=n: x[n], CriticNetworks(one.critics.target, one.critics.value))
             networks = jax.device_put(networks)

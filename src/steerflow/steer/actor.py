@@ -179,7 +179,7 @@ class Actor:
             velocity=lambda observations, a, t: velocity(policy.normaliser(observations), a, t),
             q=None if critic is None else lambda observations, a: self.recipe.aggregate(ensemble(observations, a)),
             ensemble=None if critic is None else ensemble,
-            scales={} if critic is None else critic.scales,
+            scales=policy.scales | ({} if critic is None else critic.scales),
             parts={kind: of_part(kind) for kind in self._parts},
         )
 
@@ -258,7 +258,7 @@ def _numpy(results: tuple[Array, dict[str, Array]]) -> tuple[np.ndarray, dict[st
 def steer(
     policy: Policy,
     critic: Critic | None,
-    method: str | Recipe = "qgf_jacobian_scaled",
+    method: str | Recipe = "default",
     *,
     parts: Iterable[Part] = (),
     **changes: Any,

@@ -24,7 +24,7 @@ class Models(NamedTuple):
     takes beside observations is said where its network is (learn/part_networks.py).
 
     ``ensemble(observations, a)`` -> (ensemble, batch) are the critics one by one. ``scales`` are numbers measured when the
-    critic was trained (steerflow.critic). ``times`` are the flow times at which the solver stands; the sampling loop sets them.
+    policy and the critic were trained. ``times`` are the flow times at which the solver stands; the sampling loop sets them.
     """
 
     velocity: VelocityFn
@@ -64,11 +64,12 @@ class Models(NamedTuple):
         return jax.lax.scan(step, a, (grid[:-1], grid[1:]))[0]
 
     def scale(self, name: str) -> float:
-        """One of ``scales``; raises where the critic has none."""
+        """One of ``scales``; raises where the policy or the critic has none."""
         if name not in self.scales:
+            kind = "policy" if name == "deviation" else "critic"
             raise MismatchError(
-                f"This schedule needs the critic's {name} scale, which is measured when a critic is trained. Train it again "
-                "with this version: steerflow train critic --help. With plain functions: "
-                "steer_functions(..., scales=steerflow.measure_scales(q, observations, actions))."
+                f"This schedule needs the {kind}'s {name}, which is measured when a {kind} is trained. Train it again with this "
+                f"version: steerflow train {kind} --help. With plain functions: steer_functions(..., "
+                "scales=steerflow.measure_scales(q, observations, actions, velocity=velocity))."
             )
         return self.scales[name]

@@ -19,8 +19,10 @@ PRESETS: dict[str, Recipe] = {
     # With the derivative of the estimate, in one product; and of the whole way to the action.
     "qgf_jacobian": Recipe(guidance="jacobian", weight=0.1),
     "bptt": Recipe(guidance="bptt", weight=0.1),
-    # With the derivative, in the critic's own unit: one number for many tasks, and what is used where no method is named.
+    # With the derivative, in the critic's own unit; and in units of the policy and the critic: one number for many tasks, and
+    # what is used where no method is named.
     "qgf_jacobian_scaled": Recipe(guidance="jacobian", weight=1.8, schedule="steepness"),
+    "qgf_jacobian_variance": Recipe(guidance="jacobian", weight=55.0, schedule="variance"),
     # The critic's gradient at the end of the whole way, its derivative left out.
     "qgf_chain": Recipe(guidance="chain", weight=0.1),
     # Ascent on Q after the flow: three steps (PA-RL, QGF's paper), and one (OPEX, arXiv 2406.09329).
@@ -56,7 +58,7 @@ PRESETS: dict[str, Recipe] = {
     "qgf_normalised": Recipe(guidance="one_step", weight=0.15, schedule="normalised"),
 }
 # What `steer` and `evaluate` do where no method is named, as it is: sweeps and comparisons do not tune it.
-PRESETS["default"] = PRESETS["qgf_jacobian_scaled"]
+PRESETS["default"] = PRESETS["qgf_jacobian_variance"]
 
 
 def recipe(method: str | Recipe, **changes: Any) -> Recipe:

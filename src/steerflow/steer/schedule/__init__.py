@@ -9,6 +9,7 @@ from steerflow.steer.schedule.constant import Constant as Constant
 from steerflow.steer.schedule.critic_scale import CriticScale as CriticScale
 from steerflow.steer.schedule.critic_scale import Spread as Spread
 from steerflow.steer.schedule.critic_scale import Steepness as Steepness
+from steerflow.steer.schedule.critic_scale import Variance as Variance
 from steerflow.steer.schedule.distance import Distance as Distance
 from steerflow.steer.schedule.likelihood import Likelihood as Likelihood
 from steerflow.steer.schedule.normalised import Normalised as Normalised
@@ -28,6 +29,7 @@ SCHEDULES = Family(
         "likelihood": Likelihood,
         "critic_scale": CriticScale,
         "steepness": Steepness,
+        "variance": Variance,
         "spread": Spread,
     },
 )

@@ -31,6 +31,19 @@ class Steepness:
 
 
 @dataclass(frozen=True)
+class Variance:
+    """``w(t) = weight sigma^2 / |g|_steep``: the same, times the variance of the reference policy's actions in a state.
+
+    A Gaussian policy of variance ``sigma^2`` that is tilted by ``exp(beta Q)`` moves by ``beta sigma^2 dQ/da``; here ``beta`` is
+    ``weight / |g|_steep``. So a policy that is sure of its actions is moved little, and one that is not far
+    (``policy.measure_deviation``).
+    """
+
+    def __call__(self, models, weight, t, v, g):
+        return jnp.asarray(weight, g.dtype) * (models.scale("deviation") ** 2 / models.scale("steepness"))
+
+
+@dataclass(frozen=True)
 class Spread:
     """``w(t) = weight / std(Q)``, with the spread of ``Q(s, a) - V(s)`` over the training data, that is over samples of the
     reference policy.
