@@ -48,7 +48,7 @@ types: $(VENV)/.dev  ## static types
 tests: $(VENV)/.dev  ## the tests, in up to four processes; some of them: make tests ARGS="tests/test_cli.py"
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
-test-slow: $(VENV)/.dev  ## the tests that take minutes each
+test-slow: $(VENV)/.dev  ## the longer tests that check leaves out
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lock:  ## newest versions that fit together into constraints*.txt (needs uv)

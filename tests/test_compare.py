@@ -180,7 +180,7 @@ def test_the_default_is_compared_as_it_is(tmp_path):
     found = {m["method"]: m for m in task["methods"]}
     assert list(found) == ["bc", *names]
     assert (found["default"]["tuned"], found["default"]["settings"]) == (None, [1, 1])
-    assert found["default"]["runs"][0]["arm"] == "default w=100"
+    assert found["default"]["runs"][0]["arm"] == "default w=75"
     assert found["qgf_jacobian_variance"]["settings"] == [5, 5]
     rows = rows_of(runs, 0)
     assert {r.weight for r in rows if r.method == "default"} == {PRESETS["qgf_jacobian_variance"].to_json()["weight"]}

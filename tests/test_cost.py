@@ -88,7 +88,7 @@ def test_a_mean_of_critics_costs_as_much_as_their_minimum(small):
         ("qgf", {}, 5.0),
         ("grad_step", {}, 2.2),
         ("qgf_jacobian", {}, 7.0),
-        ("bptt", {}, 16.0),
+        pytest.param("bptt", {}, 16.0, marks=pytest.mark.slow),
     ],
 )
 def test_ratios_to_plain_sampling_in_the_authors_setting(large, method, changes, ratio):

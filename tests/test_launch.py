@@ -468,6 +468,7 @@ def ray_node(folder, *arguments, **variable):
 
 @needs_ray
 @needs_proc
+@pytest.mark.slow
 def test_a_ray_cluster_that_loses_a_node_ends_with_the_same_bytes(data, ray_home, typed, tmp_path):
     data = {**data, **ray_home}
     (tmp_path / "jobs.toml").write_text(JOBS)

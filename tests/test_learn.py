@@ -357,7 +357,9 @@ KILLED = textwrap.dedent("""
 """)
 
 
-@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "sign", [signal.SIGKILL, *(pytest.param(s, marks=pytest.mark.slow) for s in (signal.SIGTERM, signal.SIGINT))]
+)
 def test_killed_at_random_points_it_ends_with_the_same_bytes(small_data, tmp_path, sign):
     updates = 3000
     command = [sys.executable, "-c", KILLED, str(small_data.train.path.parent)]

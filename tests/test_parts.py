@@ -148,6 +148,7 @@ KILLED = textwrap.dedent("""
 """)
 
 
+@pytest.mark.slow
 def test_killed_it_ends_with_the_same_bytes(copy, tmp_path):
     other = shutil.copytree(copy, tmp_path / "other")
     command = [sys.executable, "-c", KILLED]

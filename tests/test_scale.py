@@ -220,6 +220,7 @@ def test_eight_devices_give_what_one_gives(small_data, tmp_path, alone):
     ]
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(small_data, tmp_path, alone):
     def together(updates, *more):
         with socket.socket() as free:

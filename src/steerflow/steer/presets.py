@@ -22,7 +22,7 @@ PRESETS: dict[str, Recipe] = {
     # With the derivative, in the critic's own unit; and in units of the policy and the critic: one number for many tasks, and
     # what is used where no method is named.
     "qgf_jacobian_scaled": Recipe(guidance="jacobian", weight=1.8, schedule="steepness"),
-    "qgf_jacobian_variance": Recipe(guidance="jacobian", weight=100.0, schedule="variance"),
+    "qgf_jacobian_variance": Recipe(guidance="jacobian", weight=75.0, schedule="variance"),
     # The critic's gradient at the end of the whole way, its derivative left out.
     "qgf_chain": Recipe(guidance="chain", weight=0.1),
     # Ascent on Q after the flow: three steps (PA-RL, QGF's paper), and one (OPEX, arXiv 2406.09329).
