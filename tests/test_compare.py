@@ -256,8 +256,12 @@ def test_what_does_not_fit_is_not_joined(compared, pieces, tmp_path):
         join([pieces / "0", folder / "out"], tmp_path / "all")
     with pytest.raises(SteerflowError, match=f"tune_episodes is 4 in {pieces / '0'} and 12 in "):
         join(edited(lambda table: table["settings"].update(tune_episodes=12)), tmp_path / "all")
-    with pytest.raises(SteerflowError, match="'qgf' is one recipe"):
-        join(edited(lambda table: table["settings"]["methods"]["qgf"].update(steps=3)), tmp_path / "all")
+    other = edited(lambda table: table["settings"]["methods"]["qgf"].update(steps=3))
+    with pytest.raises(SteerflowError, match=r"'qgf' is one recipe.*--methods ") as raised:
+        join(other, tmp_path / "all")
+    # As the error says.
+    left = str(raised.value).split("--methods ")[1].rstrip(".").split(",")
+    assert "qgf" not in {one["method"] for one in join(other, tmp_path / "rest", methods=left)["methods"]}
     with pytest.raises(ArtefactError, match="before tables kept the outcomes"):
         join(edited(lambda table: table["tasks"][0]["methods"][0]["runs"][0].pop("outcomes")), tmp_path / "all")
     with pytest.raises(SteerflowError, match="others of returns"):

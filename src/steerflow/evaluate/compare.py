@@ -270,13 +270,13 @@ def join(
     """
     found = {str(name): _read(name) for name in comparisons}
     about = next(iter(found.values()))
-    _require_alike(found)
     names: list[list[str]] = [[entry["method"] for entry in table["methods"]] for table in found.values()]
     common = [name for name in names[0] if all(name in others for others in names)]
     for name in (*methods, *([reference] if reference else [])):
         if name not in common:
             raise unknown("method", name, common, "It must be in all of the comparisons.")
     kept = [name for name in common if not methods or name in (*methods, reference, about["cloning"])]
+    _require_alike(found, kept)
     wanted = [canonical_task(name) for name in tasks]
     results = [one for table in found.values() for one in results_of(table) if one.method in kept]
     for task in wanted:
@@ -334,8 +334,8 @@ def _place(cell: Mapping[str, Any]) -> tuple[str, str]:
     return cell["run"], cell["task"]
 
 
-def _require_alike(found: Mapping[str, Mapping[str, Any]]) -> None:
-    """The same effort, the same recipe where names are the same, no task of a run twice, and outcomes of all episodes."""
+def _require_alike(found: Mapping[str, Mapping[str, Any]], methods: Sequence[str]) -> None:
+    """The same effort, one recipe for each of the methods, no task of a run twice, and outcomes of all episodes."""
     (first, about), *others = found.items()
     seen: dict[tuple[str, str], str] = {}
     for name, table in found.items():
@@ -354,6 +354,10 @@ def _require_alike(found: Mapping[str, Mapping[str, Any]]) -> None:
             raise SteerflowError(
                 f"The effort was not the same: {what} is {ours[what]} in {first} and {theirs.get(what)} in {name}."
             )
-        for method, recipe in ours["methods"].items():
-            if theirs["methods"].get(method, recipe) != recipe:
-                raise SteerflowError(f"{method!r} is one recipe in {first} and another in {name}.")
+        # A method's recipe serves its pairs too.
+        for method in dict.fromkeys(one.split(", ")[0] for one in methods):
+            if ours["methods"].get(method) != theirs["methods"].get(method):
+                others = ",".join(one for one in methods if one not in (method, about["cloning"]))
+                raise SteerflowError(
+                    f"{method!r} is one recipe in {first} and another in {name}. Leave it out: --methods {others}."
+                )
