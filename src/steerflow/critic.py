@@ -40,12 +40,6 @@ class Critic(Trained[CriticNetworks]):
     def task(self) -> str:
         return str(self.meta["task"])
 
-    @property
-    def scales(self) -> dict[str, float]:
-        """Measured on the training data when training ended (``measure_scales``): "gradient", "steepness" and "spread"; a critic
-        of an earlier version has fewer or none."""
-        return dict(self.meta.get("scales", {}))
-
     def q(self, observations, a):
         return self.network.critics(self.normaliser(observations), a)
 

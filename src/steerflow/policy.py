@@ -40,12 +40,6 @@ class Policy(Trained[Velocity]):
     def velocity(self, observations, a, t):
         return self.network(self.normaliser(observations), a, t)
 
-    @property
-    def scales(self) -> dict[str, float]:
-        """Measured on the training data when training ended: "deviation" (``measure_deviation``); a policy of an earlier version
-        has none."""
-        return dict(self.meta.get("scales", {}))
-
     @staticmethod
     def load(folder: Path | str) -> Policy:
         """Load from a folder; raises ArtefactError if it is missing, damaged or no policy."""

@@ -37,6 +37,12 @@ class Trained(ABC, Generic[Network]):
         """A short name for exactly these weights."""
         return str(self.meta.get("sha256", "unsaved"))[:16]
 
+    @property
+    def scales(self) -> dict[str, float]:
+        """Measured on the training data when training ended, for schedules: a policy's "deviation" (``measure_deviation``), a
+        critic's "gradient", "steepness" and "spread" (``measure_scales``); one of an earlier version has fewer or none."""
+        return dict(self.meta.get("scales", {}))
+
     def save(self, folder: Path | str) -> None:
         """Write it to ``folder``, whole or not at all: network and normaliser as tensors, the rest as meta data."""
         tensors = to_tensors(self.network)

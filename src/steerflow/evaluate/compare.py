@@ -57,6 +57,11 @@ class Pair:
         """What a method with this pair is called in the table: ``qgf``, ``qgf, critic of other``."""
         return name + "".join(f", {kind} of {place}" for kind, place in vars(self).items() if place is not None)
 
+    @staticmethod
+    def without(method: str) -> str:
+        """The method alone, which its recipe is known by, of what it is called in the table."""
+        return method.split(", ")[0]
+
 
 def compare(
     runs: Sequence[Path | str],
@@ -354,10 +359,10 @@ def _require_alike(found: Mapping[str, Mapping[str, Any]], methods: Sequence[str
             raise SteerflowError(
                 f"The effort was not the same: {what} is {ours[what]} in {first} and {theirs.get(what)} in {name}."
             )
-        # A method's recipe serves its pairs too.
-        for method in dict.fromkeys(one.split(", ")[0] for one in methods):
+        alone = dict.fromkeys(Pair.without(method) for method in methods)
+        for method in alone:
             if ours["methods"].get(method) != theirs["methods"].get(method):
-                others = ",".join(one for one in methods if one not in (method, about["cloning"]))
+                rest = ",".join(one for one in alone if one not in (method, about["cloning"]))
                 raise SteerflowError(
-                    f"{method!r} is one recipe in {first} and another in {name}. Leave it out: --methods {others}."
+                    f"{method!r} is one recipe in {first} and another in {name}. Leave it out: --methods {rest}."
                 )
