@@ -15,6 +15,7 @@ from scipy.stats import binomtest
 
 from actors_for_tests import DriftActor, untrained
 from steerflow.cli.runs import Changes, read_methods
+from steerflow.cli.table import show_comparison
 from steerflow.errors import ArtefactError, MismatchError, SteerflowError, UnknownNameError
 from steerflow.evaluate.arms import Actors
 from steerflow.evaluate.choose import best, curves
@@ -203,6 +204,7 @@ def test_pieces_join_to_the_table_of_the_whole(compared, pieces, tmp_path):
     joined = join([pieces / "0", pieces / "1" / "compare.json"], tmp_path)
     assert json.loads((tmp_path / "compare.json").read_text()) == joined
     assert joined.pop("joined") == [str(pieces / "0"), str(pieces / "1" / "compare.json")]
+    assert joined.pop("left_out") == {}
     assert joined == compared[1]
 
 
@@ -239,8 +241,36 @@ def test_joining_takes_what_all_have_or_what_is_named(compared, pieces, tmp_path
         assert [m["method"] for m in found["methods"]] == ["bc", "best_of_n"]
         assert found["methods"][1]["mean"] == next(m for m in table["methods"] if m["method"] == "best_of_n")["mean"]
         assert found["reference"] == "best_of_n"
-    with pytest.raises(UnknownNameError, match="must be in all"):
+    with pytest.raises(SteerflowError, match=f"'qgf' cannot be joined: it is not in {tmp_path / '1'}"):
         join([pieces / "0", tmp_path / "1"], tmp_path / "all", methods=["qgf"])
+    with pytest.raises(UnknownNameError, match="must be in all"):
+        join([pieces / "0", pieces / "1"], tmp_path / "all", methods=["qfg"])
+
+
+def test_methods_that_cannot_be_joined_are_left_out_and_named(compared, pieces, tmp_path, capsys):
+    """One with another recipe, and one that a comparison lacks, in the middle of three: each by its own reason."""
+    first, second = (json.loads((pieces / str(n) / "compare.json").read_text()) for n in (0, 1))
+    second["settings"]["methods"]["qgf"]["steps"] = 3
+    third = json.loads(json.dumps(second))
+    third["cells"][0]["run"] = "study/seed-7"
+    for task in second["tasks"]:
+        task["methods"] = [one for one in task["methods"] if one["method"] != "best_of_n"]
+    second["methods"] = [one for one in second["methods"] if one["method"] != "best_of_n"]
+    places = [tmp_path / f"{name}.json" for name in ("first", "second", "third")]
+    for place, piece in zip(places, (first, second, third), strict=True):
+        place.write_text(json.dumps(piece))
+    joined = join(places, tmp_path / "all")
+    assert joined["left_out"] == {
+        "qgf": f"one recipe in {places[0]} and another in {places[1]}",
+        "best_of_n": f"not in {places[1]}",
+    }
+    kept = [m["method"] for m in compared[1]["methods"] if m["method"] not in joined["left_out"]]
+    assert [m["method"] for m in joined["methods"]] == kept
+    page = render_comparison(joined, "all")
+    assert all(f"<li>{method}: {why}</li>" in page for method, why in joined["left_out"].items())
+    assert "Left out" not in render_comparison(compared[1], "study")
+    show_comparison(joined)
+    assert "Left out: best_of_n is not in" in " ".join(capsys.readouterr().err.split())
 
 
 def test_what_does_not_fit_is_not_joined(compared, pieces, tmp_path):
@@ -257,11 +287,10 @@ def test_what_does_not_fit_is_not_joined(compared, pieces, tmp_path):
     with pytest.raises(SteerflowError, match=f"tune_episodes is 4 in {pieces / '0'} and 12 in "):
         join(edited(lambda table: table["settings"].update(tune_episodes=12)), tmp_path / "all")
     other = edited(lambda table: table["settings"]["methods"]["qgf"].update(steps=3))
-    with pytest.raises(SteerflowError, match=r"'qgf' is one recipe.*--methods ") as raised:
-        join(other, tmp_path / "all")
-    # As the error says.
-    left = str(raised.value).split("--methods ")[1].rstrip(".").split(",")
-    assert "qgf" not in {one["method"] for one in join(other, tmp_path / "rest", methods=left)["methods"]}
+    with pytest.raises(SteerflowError, match="'qgf' cannot be joined: it is one recipe in"):
+        join(other, tmp_path / "all", methods=["qgf"])
+    with pytest.raises(SteerflowError, match="'qgf' cannot be joined: it is one recipe in"):
+        join(other, tmp_path / "all", reference="qgf")
     with pytest.raises(ArtefactError, match="before tables kept the outcomes"):
         join(edited(lambda table: table["tasks"][0]["methods"][0]["runs"][0].pop("outcomes")), tmp_path / "all")
     with pytest.raises(SteerflowError, match="others of returns"):

@@ -24,7 +24,8 @@ class Compare:
 
     steerflow compare cube scene --methods qgf,qfql,best_of_n --budget 8
 
-    Earlier comparisons in the place of runs are joined to one table, of the methods that all of them have; nothing is run.
+    Earlier comparisons in the place of runs are joined to one table, of the methods that all of them have by the same recipe;
+    it names those that it leaves out. Nothing is run.
 
     steerflow compare compare-cube compare-scene --out runs/all
     """

@@ -108,6 +108,8 @@ def show_comparison(table: Mapping[str, Any]) -> None:
         console().print(costs)
     for gap in table["missing"]:
         console().print(f"Missing: {gap['task']} with {gap['run']}.", style="dim")
+    for method, why in table.get("left_out", {}).items():
+        console().print(f"Left out: {method} is {why}.", style="dim")
 
 
 def _table(title: str, *columns: str) -> RichTable:

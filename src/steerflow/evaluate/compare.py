@@ -269,19 +269,22 @@ def join(
 ) -> dict[str, Any]:
     """One table of the results of several comparisons, such as the pieces of a study; returns ``OUT/compare.json``.
 
-    Nothing is run, and neither runs nor rows are asked for. Of the methods those are there that all comparisons have;
-    ``methods`` and ``tasks`` choose among them. Operations and calls of decisions are kept, their times only if one machine
-    measured them all. Raises SteerflowError for comparisons of different effort or recipes, or of the same task and run.
+    Nothing is run, and neither runs nor rows are asked for. Without ``methods`` those are there that all comparisons have by
+    the same recipe, and ``left_out`` of the table says which are not and why; ``methods`` and ``tasks`` choose. Operations
+    and calls of decisions are kept, their times only if one machine measured them all. Raises SteerflowError for comparisons
+    of different effort, for the same task and run twice, and for a method by name that would be left out.
     """
     found = {str(name): _read(name) for name in comparisons}
     about = next(iter(found.values()))
-    names: list[list[str]] = [[entry["method"] for entry in table["methods"]] for table in found.values()]
-    common = [name for name in names[0] if all(name in others for others in names)]
+    _require_alike(found)
+    apart = _apart(found)
+    common: list[str] = [entry["method"] for entry in about["methods"] if entry["method"] not in apart]
     for name in (*methods, *([reference] if reference else [])):
+        if name in apart:
+            raise SteerflowError(f"{name!r} cannot be joined: it is {apart[name]}. Leave it out, or name no methods.")
         if name not in common:
             raise unknown("method", name, common, "It must be in all of the comparisons.")
     kept = [name for name in common if not methods or name in (*methods, reference, about["cloning"])]
-    _require_alike(found, kept)
     wanted = [canonical_task(name) for name in tasks]
     results = [one for table in found.values() for one in results_of(table) if one.method in kept]
     for task in wanted:
@@ -308,6 +311,7 @@ def join(
         "cells": cells,
         "missing": [*missing.values()],
         "joined": list(found),
+        "left_out": {} if methods else apart,
     }
     Path(out).mkdir(parents=True, exist_ok=True)
     write_json(Path(out) / TABLE, table)
@@ -339,8 +343,23 @@ def _place(cell: Mapping[str, Any]) -> tuple[str, str]:
     return cell["run"], cell["task"]
 
 
-def _require_alike(found: Mapping[str, Mapping[str, Any]], methods: Sequence[str]) -> None:
-    """The same effort, one recipe for each of the methods, no task of a run twice, and outcomes of all episodes."""
+def _apart(found: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The methods that not all comparisons have by the same recipe, and what tells their comparisons apart."""
+    first, *others = found
+    names = {name: [entry["method"] for entry in table["methods"]] for name, table in found.items()}
+    apart: dict[str, str] = {}
+    for method in dict.fromkeys(one for some in names.values() for one in some):
+        recipes = {name: table["settings"]["methods"].get(Pair.without(method)) for name, table in found.items()}
+        without = [name for name in found if method not in names[name]]
+        if without:
+            apart[method] = f"not in {', '.join(without)}"
+        elif other := next((name for name in others if recipes[name] != recipes[first]), None):
+            apart[method] = f"one recipe in {first} and another in {other}"
+    return apart
+
+
+def _require_alike(found: Mapping[str, Mapping[str, Any]]) -> None:
+    """The same effort, no task of a run twice, and outcomes of all episodes."""
     (first, about), *others = found.items()
     seen: dict[tuple[str, str], str] = {}
     for name, table in found.items():
@@ -359,10 +378,3 @@ def _require_alike(found: Mapping[str, Mapping[str, Any]], methods: Sequence[str
             raise SteerflowError(
                 f"The effort was not the same: {what} is {ours[what]} in {first} and {theirs.get(what)} in {name}."
             )
-        alone = dict.fromkeys(Pair.without(method) for method in methods)
-        for method in alone:
-            if ours["methods"].get(method) != theirs["methods"].get(method):
-                rest = ",".join(one for one in alone if one not in (method, about["cloning"]))
-                raise SteerflowError(
-                    f"{method!r} is one recipe in {first} and another in {name}. Leave it out: --methods {rest}."
-                )

@@ -25,6 +25,7 @@ def render_comparison(table: Mapping[str, Any], name: str) -> str:
     steered = [m for m in table["methods"] if m["method"] != table["cloning"]]
     context = {
         "joined": (),
+        "left_out": {},
         **table,
         "name": name,
         "told": told,
