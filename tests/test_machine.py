@@ -64,3 +64,11 @@ def test_matrix_units_are_told_by_the_processor(tmp_path, monkeypatch, told, has
     monkeypatch.setattr(machine, "_CPUINFO", place)
     assert machine.multiplies_bfloat16() is has
     assert machine.machine()["processor"].endswith("A Processor: X")
+
+
+@pytest.mark.parametrize("stepping", [7, 8])
+def test_processors_of_one_name_are_told_apart_by_their_numbers(tmp_path, monkeypatch, stepping):
+    place = tmp_path / "cpuinfo"
+    place.write_text(f"cpu family\t: 6\nmodel\t\t: 143\nmodel name\t: Xeon(R)\nstepping\t: {stepping}\n")
+    monkeypatch.setattr(machine, "_CPUINFO", place)
+    assert machine.machine()["processor"].endswith(f"Xeon(R) (cpu family 6, model 143, stepping {stepping})")
