@@ -421,7 +421,7 @@ def test_bfloat16_learns_nearly_the_same_and_is_not_recommended_without_units_fo
     ):
         monkeypatch.setattr(loop, "multiplies_bfloat16", lambda units=units: units)
         run = train(small_config(small_data, tmp_path / name, precision=precision, updates=10))
-        assert ("no matrix units" in capsys.readouterr().err) == (name == "none")
+        assert ("no products of bfloat16" in capsys.readouterr().err) == (name == "none")
         rows = read_lines(run / "metrics.jsonl")
         losses[name] = np.array([row["loss"] for row in rows if "loss" in row and row["split"] == "val"])
     assert np.array_equal(losses["units"], losses["none"])

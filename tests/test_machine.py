@@ -54,11 +54,12 @@ def test_a_limit_on_memory_counts(cgroup):
     ("told", "has"),
     [
         ("flags\t\t: fma avx512_bf16 amx_bf16\n", True),
-        ("flags\t\t: fma avx512_bf16\n", False),
+        ("flags\t\t: fma avx512_bf16\n", True),
+        ("flags\t\t: fma avx512_vnni\n", False),
         ("Features : fp asimd\n", None),
     ],
 )
-def test_matrix_units_are_told_by_the_processor(tmp_path, monkeypatch, told, has):
+def test_products_of_bfloat16_are_told_by_the_processor(tmp_path, monkeypatch, told, has):
     place = tmp_path / "cpuinfo"
     place.write_text(f"processor\t: 0\nmodel name\t: A Processor: X\n{told}")
     monkeypatch.setattr(machine, "_CPUINFO", place)

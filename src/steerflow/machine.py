@@ -46,9 +46,12 @@ def free_memory() -> int | None:
 
 
 def multiplies_bfloat16() -> bool | None:
-    """Whether the processor has matrix units for bfloat16 (Intel's AMX), or None where its instructions are not told."""
+    """Whether the processor has instructions for products of bfloat16, or None where its instructions are not told.
+
+    Those of Intel's matrix units (AMX) or of AVX-512's vectors.
+    """
     flags = _of_processor("flags").split()
-    return "amx_bf16" in flags if flags else None
+    return not {"amx_bf16", "avx512_bf16"}.isdisjoint(flags) if flags else None
 
 
 def machine() -> dict[str, Any]:

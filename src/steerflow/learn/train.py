@@ -250,7 +250,7 @@ def _progress(config: TrainConfig, memory: Memory, step: int) -> AbstractContext
     console().print(f"{title}: memory {memory}", soft_wrap=True)
     if config.precision == "bfloat16" and jax.default_backend() == "cpu" and multiplies_bfloat16() is False:
         console().print(
-            "[yellow]This processor has no matrix units for bfloat16 (amx_bf16):[/] --precision float32 is as fast or faster.",
+            "[yellow]This processor has no products of bfloat16 (amx_bf16, avx512_bf16):[/] float32 is as fast or faster.",
             soft_wrap=True,
         )
     return bar(title, config.updates, step)
