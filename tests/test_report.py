@@ -18,6 +18,7 @@ from PIL import Image
 from fake_run import TASK, fake_metrics, fake_rows, make_run, write_lines
 from steerflow.errors import ArtefactError
 from steerflow.evaluate.statistics import wilson
+from steerflow.evaluate.timing import Timing
 from steerflow.report import words
 from steerflow.report.compare import families
 from steerflow.report.paths import fit_plane, paths_plot, sample_paths
@@ -276,6 +277,15 @@ def test_behaviour_cloning_chosen_while_tuning(tmp_path):
     assert family.result is not None
     assert family.result.arm == "bc"
     assert "1 task evaluated" in page_of(run).text
+
+
+def test_times_have_units(copy):
+    summary = json.loads((copy / "summary.json").read_text())
+    timing = Timing(wall=1234.56, physics=300.0, capacity=400.0, calls=1234)
+    (copy / "summary.json").write_text(json.dumps({**summary, "timing": timing.to_json()}))
+    text = " ".join(page_of(copy).text.split())
+    for told in ("wall 1,234.6 s", "policy 0.0 s", "physics share 75%", "calls 1234"):
+        assert told in text
 
 
 def test_rows_of_an_earlier_training_are_left_out(copy):

@@ -190,8 +190,9 @@ def _details(run: Run, notes: list[str]) -> list[tuple[str, list[tuple[str, str]
     """Lists of facts for the last section: data, networks, seeds, timing, versions."""
 
     def told(names: Sequence[str]) -> list[tuple[str, list[tuple[str, str]]]]:
-        return [(name.capitalize(), words.flat(run.summary[name])) for name in names if run.summary.get(name)]
+        return [(name.capitalize(), words.flat(summary[name])) for name in names if summary.get(name)]
 
+    summary = {**run.summary, "timing": _with_units(run.summary.get("timing"))}
     folders = {"Policy": run.folder / "policy"} if (run.folder / "policy").is_dir() else {}
     folders |= {f"Critic of {task}": run.folder / "critic" / task for task in tasks_of(run.folder, "critic")}
     for kind in PARTS:
@@ -206,6 +207,15 @@ def _details(run: Run, notes: list[str]) -> list[tuple[str, list[tuple[str, str]
             notes.append(f"{title}: {error}")
     data = [("Data", words.flat(_data(run)))] if _data(run) else []
     return data + networks + told(["seeds", "timing", "versions"])
+
+
+def _with_units(timing: Any) -> Any:
+    """What ``Timing.to_json`` tells as texts: its fractional numbers are seconds, but for the share of workers' time."""
+    if not isinstance(timing, dict):
+        return timing
+    seconds = {name: f"{value:,.1f} s" for name, value in timing.items() if isinstance(value, float)}
+    share = {name: words.percent(timing[name]) for name in seconds if name == "physics_share"}
+    return {**timing, **seconds, **share}
 
 
 def _network_facts(folder: Path) -> list[tuple[str, str]]:
