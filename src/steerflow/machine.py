@@ -58,9 +58,10 @@ def machine() -> dict[str, Any]:
     """What figures are measured on: the processor, the cores that may be used, and jax's device."""
     import jax
 
-    # In a virtual machine the model's name is often the maker's alone.
-    numbers = [f"{name} {value}" for name in ("cpu family", "model", "stepping") if (value := _of_processor(name))]
-    model = f"{_of_processor('model name')} ({', '.join(numbers)})" if numbers else _of_processor("model name")
+    model = _of_processor("model name")
+    # In a virtual machine that is often the maker's name alone.
+    if numbers := [f"{name} {value}" for name in ("cpu family", "model", "stepping") if (value := _of_processor(name))]:
+        model += f" ({', '.join(numbers)})"
     device = jax.devices()[0]
     return {
         "processor": f"{platform.machine()} {model}".strip(),

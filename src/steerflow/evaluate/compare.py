@@ -345,7 +345,7 @@ def _place(cell: Mapping[str, Any]) -> tuple[str, str]:
 
 def _apart(found: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """The methods that not all comparisons have by the same recipe, and what tells their comparisons apart."""
-    first, *others = found
+    first, *_ = found
     names = {name: [entry["method"] for entry in table["methods"]] for name, table in found.items()}
     apart: dict[str, str] = {}
     for method in dict.fromkeys(one for some in names.values() for one in some):
@@ -353,7 +353,7 @@ def _apart(found: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         without = [name for name in found if method not in names[name]]
         if without:
             apart[method] = f"not in {', '.join(without)}"
-        elif other := next((name for name in others if recipes[name] != recipes[first]), None):
+        elif other := next((name for name in found if recipes[name] != recipes[first]), None):
             apart[method] = f"one recipe in {first} and another in {other}"
     return apart
 

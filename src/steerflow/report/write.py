@@ -188,11 +188,11 @@ def _seconds(run: Run) -> list[tuple[str, float, float]]:
 
 def _details(run: Run, notes: list[str]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Lists of facts for the last section: data, networks, seeds, timing, versions."""
+    summary = {**run.summary, "timing": _with_units(run.summary.get("timing"))}
 
     def told(names: Sequence[str]) -> list[tuple[str, list[tuple[str, str]]]]:
         return [(name.capitalize(), words.flat(summary[name])) for name in names if summary.get(name)]
 
-    summary = {**run.summary, "timing": _with_units(run.summary.get("timing"))}
     folders = {"Policy": run.folder / "policy"} if (run.folder / "policy").is_dir() else {}
     folders |= {f"Critic of {task}": run.folder / "critic" / task for task in tasks_of(run.folder, "critic")}
     for kind in PARTS:
@@ -213,9 +213,13 @@ def _with_units(timing: Any) -> Any:
     """What ``Timing.to_json`` tells as texts: its fractional numbers are seconds, but for the share of workers' time."""
     if not isinstance(timing, dict):
         return timing
-    seconds = {name: f"{value:,.1f} s" for name, value in timing.items() if isinstance(value, float)}
-    share = {name: words.percent(timing[name]) for name in seconds if name == "physics_share"}
-    return {**timing, **seconds, **share}
+
+    def told(name: str, value: Any) -> Any:
+        if not isinstance(value, float):
+            return value
+        return words.percent(value) if name == "physics_share" else f"{value:,.1f} s"
+
+    return {name: told(name, value) for name, value in timing.items()}
 
 
 def _network_facts(folder: Path) -> list[tuple[str, str]]:
