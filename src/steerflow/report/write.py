@@ -217,7 +217,7 @@ def _with_units(timing: Any) -> Any:
     def told(name: str, value: Any) -> Any:
         if not isinstance(value, float):
             return value
-        return words.percent(value) if name == "physics_share" else f"{value:,.1f} s"
+        return words.percent(value) if name == "physics_share" else words.seconds(value)
 
     return {name: told(name, value) for name, value in timing.items()}
 
