@@ -54,12 +54,13 @@ def tiny_data(tmp_path):
 
 
 @pytest.mark.parametrize("command", [*(group.split() for group in TABLES), *COMMANDS], ids=" ".join)
-def test_help_loads_nothing_heavy(command):
+def test_help_loads_nothing_heavy_and_says_nothing_empty(command):
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "steerflow", *command, "--help"],
         capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     assert done.stdout.startswith(f"usage: {' '.join(['steerflow', *command])}")
+    assert not re.search(r"\{None\}|\(default:\W*(None|True|False)?\W*\)", done.stdout)
     loaded = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert "steerflow" in loaded
     assert not loaded & set(HEAVY)

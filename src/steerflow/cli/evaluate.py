@@ -21,7 +21,7 @@ class Evaluate:
 
     # Run folder, or its name below ./runs.
     run: RunName
-    # How to steer, such as qgf; an unknown name lists all.
+    # How to steer: "default" needs no tuning; others are qgf, best_of_n, ...; an unknown name lists all.
     method: str = "default"
     # Strength of the guidance; by default the method's.
     weight: float | None = None

@@ -17,7 +17,7 @@ class Report:
     run: RunName
     # Where to write the page; RUN/report.html by default.
     out: Path | None = None
-    # Replay an episode for the video, which takes the longest.
+    # Leave out the video: replaying an episode for it takes the longest.
     video: bool = True
 
 

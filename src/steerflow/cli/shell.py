@@ -14,11 +14,14 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from dataclasses import dataclass, field, replace
+from types import FrameType, NoneType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, get_args
 
 from steerflow.errors import BusyError, SteerflowError
+
+if TYPE_CHECKING:
+    from tyro.constructors import ConstructorRegistry
 
 Config = TypeVar("Config")
 
@@ -93,10 +96,52 @@ def parse(config: type[Config], arguments: list[str], *, prog: str, default: Con
     import tyro
 
     given: dict[str, Any] = {} if default is None else {"default": default}
-    parsed = tyro.cli(config, args=arguments, prog=prog, config=(tyro.conf.FlagCreatePairsOff,), **given)
+    parsed = tyro.cli(
+        config, args=arguments, prog=prog, config=(tyro.conf.FlagCreatePairsOff,), registry=_plain_help(), **given
+    )
     if _only_read.get():
         raise _Understood(parsed)
     return parsed
+
+
+def _plain_help() -> ConstructorRegistry:
+    """A rule of tyro's for help without noise: "--steps INT", not "--steps {None}|INT ... (default: None)".
+
+    What holds where an option is not set, and what a flag does, their texts say.
+    """
+    from tyro import conf, constructors
+
+    registry = constructors.ConstructorRegistry()
+    nested: list[type] = []
+
+    def plain(field: constructors.StructFieldSpec) -> constructors.StructFieldSpec:
+        default, annotated = field.default, get_args(field.type)
+        unset = (
+            default is None
+            or default is constructors.MISSING_NONPROP
+            or (isinstance(default, tuple | str) and not default)
+        )
+        if not (unset or isinstance(default, bool)) or conf.UseAppendAction in annotated:
+            return field
+        kinds = [kind for kind in annotated if isinstance(kind, type) and kind is not NoneType]
+        optional = NoneType in annotated and len(annotated) == 2 and kinds
+        hint = conf.arg(help_behavior_hint="", metavar=kinds[0].__name__.upper() if optional else None)
+        return replace(field, type=Annotated[field.type, hint])
+
+    @registry.struct_rule
+    def rule(info: constructors.StructTypeInfo) -> constructors.StructConstructorSpec | None:
+        if info.type in nested:
+            return None
+        nested.append(info.type)
+        try:
+            spec = constructors.ConstructorRegistry.get_struct_spec(info)
+        finally:
+            nested.pop()
+        if not isinstance(spec, constructors.StructConstructorSpec):
+            return None
+        return replace(spec, fields=tuple(map(plain, spec.fields)))
+
+    return registry
 
 
 def read(command: Callable[[list[str]], None], arguments: list[str]) -> Any:

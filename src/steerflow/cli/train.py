@@ -39,7 +39,8 @@ _Tasks = Annotated[
     tuple[str, ...],
     arg(
         aliases=("--task",),
-        help="Tasks whose critics are trained; rewards come from the data set, or OGBench's labels.",
+        help="Tasks whose critics are trained; without any, those of the data set are listed. Rewards come from the data set, or "
+        "OGBench's labels.",
     ),
 ]
 _Seeds = Annotated[
