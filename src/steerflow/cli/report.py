@@ -17,7 +17,7 @@ class Report:
     run: RunName
     # Where to write the page; RUN/report.html by default.
     out: Path | None = None
-    # Leave out the video: replaying an episode for it takes the longest.
+    # With --no-video, leave out the video: replaying an episode for it takes the longest.
     video: bool = True
 
 
