@@ -56,7 +56,8 @@ class Compare:
     curve: bool = False
     # Seed of the episodes.
     seed: int = 0
-    # With --no-cost, leave out what a decision costs (operations, network calls, milliseconds; measured once for each method and network size).
+    # With --no-cost, leave out what a decision costs (operations, network calls, milliseconds), which is measured once for each
+    # method and network size.
     cost: bool = True
     # Processes that step environments; by default one for each core.
     workers: int | None = None
