@@ -114,19 +114,14 @@ def _plain_help() -> ConstructorRegistry:
     registry = constructors.ConstructorRegistry()
     nested: list[type] = []
 
-    def plain(field: constructors.StructFieldSpec) -> constructors.StructFieldSpec:
-        default, annotated = field.default, get_args(field.type)
-        unset = (
-            default is None
-            or default is constructors.MISSING_NONPROP
-            or (isinstance(default, tuple | str) and not default)
-        )
-        if not (unset or isinstance(default, bool)) or conf.UseAppendAction in annotated:
-            return field
-        kinds = [kind for kind in annotated if isinstance(kind, type) and kind is not NoneType]
-        optional = NoneType in annotated and len(annotated) == 2 and kinds
-        hint = conf.arg(help_behavior_hint="", metavar=kinds[0].__name__.upper() if optional else None)
-        return replace(field, type=Annotated[field.type, hint])
+    def plain(option: constructors.StructFieldSpec) -> constructors.StructFieldSpec:
+        annotated = get_args(option.type)
+        unset = option.default in (None, (), "", constructors.MISSING_NONPROP)
+        if not (unset or isinstance(option.default, bool)) or conf.UseAppendAction in annotated:
+            return option
+        optional = annotated[1:] == (NoneType,) and isinstance(annotated[0], type)
+        hint = conf.arg(help_behavior_hint="", metavar=annotated[0].__name__.upper() if optional else None)
+        return replace(option, type=Annotated[option.type, hint])
 
     @registry.struct_rule
     def rule(info: constructors.StructTypeInfo) -> constructors.StructConstructorSpec | None:
