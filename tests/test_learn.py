@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -408,6 +409,23 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_update(small_data
     bad = small_config(small_data, tmp_path / "run", critic=IQLConfig(hidden=SMALL, learning_rate=1e30))
     with pytest.raises(TrainingError, match="critic/reach is no longer finite at update"):
         train(bad)
+
+
+@pytest.mark.parametrize(
+    ("task", "discount", "told"),
+    [
+        ("cube-single-singletask-task2-v0", 0.99, None),  # 200 steps
+        ("puzzle-3x3-play-singletask-task2-v0", 0.995, "looks 200 steps ahead.*may last 500"),
+        ("puzzle-3x3-singletask-task2-v0", 0.999, None),
+        ("reach", 0.5, None),  # nobody's environment
+    ],
+)
+def test_a_discount_that_ends_long_before_the_episodes_is_told(task, discount, told):
+    config = TrainConfig(data="d", run=Path("r"), tasks=(task,), critic=IQLConfig(discount=discount))
+    line = loop.short_sighted(config)
+    assert line is None if told is None else re.search(told, line or "")
+    # A policy and parts have no discount.
+    assert not loop.short_sighted(dataclasses.replace(config, learn="latent"))
 
 
 def test_bfloat16_learns_nearly_the_same_and_is_not_recommended_without_units_for_it(

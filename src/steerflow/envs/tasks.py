@@ -103,6 +103,12 @@ def require_known_task(name: str) -> str:
     return task
 
 
+def steps_limit(task: str) -> int | None:
+    """After how many steps an episode of the task ends at the latest; None where no registration says it."""
+    spec = _registry().get(canonical_task(task).rpartition(":")[2])
+    return None if spec is None else spec.max_episode_steps
+
+
 def make_env(task: str, **options: Any) -> gymnasium.Env:
     """Build the environment of a task; ``options`` go to ``gymnasium.make``.
 

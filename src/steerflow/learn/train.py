@@ -17,7 +17,7 @@ import numpy as np
 from steerflow.data.feed import Feed, ResidentFeed, make_feed, waiting
 from steerflow.data.index import Chunks, to_chunks
 from steerflow.data.store import DataSet, Store
-from steerflow.envs.tasks import canonical_task, tasks_of_data
+from steerflow.envs.tasks import canonical_task, steps_limit, tasks_of_data
 from steerflow.errors import DataError, SteerflowError
 from steerflow.learn import results
 from steerflow.learn.config import PARTS, TrainConfig
@@ -33,6 +33,8 @@ from steerflow.spec import Normaliser, Spec
 _VALIDATION_BATCHES = 16
 # Updates in one turn of a compiled loop: XLA copies the state once a turn, as it does not write it in place.
 _TURN = 2
+# Episodes that may last more than this many times 1 / (1 - discount) are worth a word: at 2.5 steering stood still.
+_SIGHTS = 2
 # What may change when a run is continued; other devices round differently.
 _FREE = ("updates", "run", "feed", "save_seconds", "devices", "shard", "distributed", *PARTS)
 
@@ -253,7 +255,22 @@ def _progress(config: TrainConfig, memory: Memory, step: int) -> AbstractContext
             "[yellow]This processor has no products of bfloat16 (amx_bf16, avx512_bf16):[/] float32 is as fast or faster.",
             soft_wrap=True,
         )
+    if line := short_sighted(config):
+        console().print(line, soft_wrap=True)
     return bar(title, config.updates, step)
+
+
+def short_sighted(config: TrainConfig) -> str | None:
+    """What to say where episodes may last much longer than the critics' discount looks ahead; of the longest task."""
+    near = 1 - config.critic.discount
+    tasks = config.tasks if config.learn in ("critic", "both") else ()
+    limit, task = max(((steps_limit(task) or 0, task) for task in tasks), default=(0, ""))
+    if round(limit * near, 6) <= _SIGHTS:
+        return None
+    return (
+        f"[yellow]A discount of {config.critic.discount:g} looks {1 / near:.0f} steps ahead,[/] and episodes of {task} may last "
+        f"{limit}. If steering stops short or stands still there, take --critic.discount 0.999 and more updates."
+    )
 
 
 def compiled_updates(learner: Trainable, feed: Feed, layout: Layout | None = None) -> jax.stages.Wrapped:
