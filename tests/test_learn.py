@@ -424,7 +424,7 @@ def test_a_discount_that_ends_long_before_the_episodes_is_told(task, discount, t
     config = TrainConfig(data="d", run=Path("r"), tasks=(task,), critic=IQLConfig(discount=discount))
     line = loop.short_sighted(config)
     assert line is None if told is None else re.search(told, line or "")
-    # A policy and parts have no discount.
+    # Parts take the critics as they are.
     assert not loop.short_sighted(dataclasses.replace(config, learn="latent"))
 
 

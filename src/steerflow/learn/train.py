@@ -263,13 +263,15 @@ def _progress(config: TrainConfig, memory: Memory, step: int) -> AbstractContext
 def short_sighted(config: TrainConfig) -> str | None:
     """What to say where episodes may last much longer than the critics' discount looks ahead; of the longest task."""
     near = 1 - config.critic.discount
-    tasks = config.tasks if config.learn in ("critic", "both") else ()
+    # Parts take the critics as they are.
+    tasks = () if config.learn in PARTS else config.tasks
     limit, task = max(((steps_limit(task) or 0, task) for task in tasks), default=(0, ""))
     if round(limit * near, 6) <= _SIGHTS:
         return None
     return (
         f"[yellow]A discount of {config.critic.discount:g} looks {1 / near:.0f} steps ahead,[/] and episodes of {task} may last "
-        f"{limit}. If steering stops short or stands still there, take --critic.discount 0.999 and more updates."
+        f"{limit}. If steering stops short or stands still there, take a --critic.discount nearer to 1 (the paper has 0.999) and "
+        "more updates."
     )
 
 
