@@ -250,6 +250,7 @@ def test_summary(tmp_path):
     assert (facts["rows"], facts["transitions"], facts["episodes"]) == (404, 400, 4)
     assert facts["length"] == {"min": 100, "median": 100.0, "max": 100}
     assert (facts["observation_dim"], facts["action_dim"]) == (4, 2)
+    assert facts["tasks"][TASK]["successes"] == 1
     assert facts["tasks"][TASK]["success_rows"] == pytest.approx(2 / 400)
     assert facts["tasks"][TASK]["success_episodes"] == pytest.approx(1 / 4)
     json.dumps(summarise(tmp_path))

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from conftest import write_data
 from steerflow.critic import Critic
 from steerflow.data.feed import make_feed, resident_bytes
 from steerflow.data.index import Chunks, Windows, to_chunks
@@ -426,6 +427,25 @@ def test_a_discount_that_ends_long_before_the_episodes_is_told(task, discount, t
     assert line is None if told is None else re.search(told, line or "")
     # Parts take the critics as they are.
     assert not loop.short_sighted(dataclasses.replace(config, learn="latent"))
+
+
+def test_a_task_that_the_data_hardly_do_is_told(tmp_path):
+    task, foreign = "cube-double-singletask-task1-v0", "reach"
+    store = write_data(tmp_path / "points", length=60, task=foreign).train
+    rewards, masks = np.zeros(store.rows, np.float32), np.ones(store.rows, np.float32)
+    first, second, *_, last = store.episode_ends
+    # Twice in the first episode, and over its end into the next; the state of the very last row has no step.
+    masks[[2, 3, 5, first - 2, first - 1, first, second - 1, last - 1]] = 0
+    store.add_task(task, rewards, masks)
+    assert store.ends_of_task(task) == 4
+    config = TrainConfig(data="d", run=Path("r"), tasks=(foreign, task))
+    assert f"do {task} 4 times" in (loop.scarce(config, store) or "")
+    # Of other tasks it is not known what their end means, and parts take the critics as they are.
+    assert loop.scarce(dataclasses.replace(config, tasks=(foreign,)), store) is None
+    assert loop.scarce(dataclasses.replace(config, learn="latent"), store) is None
+    masks[::4] = 0
+    store.add_task(task, rewards, masks)
+    assert loop.scarce(config, store) is None
 
 
 def test_bfloat16_learns_nearly_the_same_and_is_not_recommended_without_units_for_it(

@@ -55,8 +55,10 @@ def summarise(data: DataSet | Store | Path | str) -> dict[str, Any]:
     """What a data set holds, per split, as plain numbers and lists.
 
     {"train": {"rows", "transitions", "episodes", "length": {"min", "median", "max"} (steps), "observation_dim", "action_dim",
-    "action_low", "action_high", "source", "tasks": {task: {"reward_min", "reward_max", "success_rows", "success_episodes"}}}}.
-    success_rows is the share of steps that end the task (mask 0), success_episodes the share of episodes that hold one.
+    "action_low", "action_high", "source", "tasks": {task: {"reward_min", "reward_max", "successes", "success_rows",
+    "success_episodes"}}}}.
+    successes is how often the data come to the end of the task (mask 0), success_rows the share of such steps, success_episodes
+    the share of episodes that hold one.
     """
     return {split: _summary(store) for split, store in _splits(data).items()}
 
@@ -86,6 +88,7 @@ def _summary(store: Store) -> dict[str, Any]:
         tasks[task] = {
             "reward_min": float(np.min(rewards[acting])),
             "reward_max": float(np.max(rewards[acting])),
+            "successes": store.ends_of_task(task),
             "success_rows": len(done) / store.transitions,
             "success_episodes": len(episodes) / store.episodes,
         }

@@ -136,6 +136,13 @@ class Store:
             raise ArtefactError(f"The rewards in {folder} have {len(rewards)} rows, the store has {self.rows}.")
         return rewards, masks
 
+    def ends_of_task(self, task: str) -> int:
+        """How often the data come to the end of ``task`` (for a single task: to its success): stretches of steps with mask 0."""
+        over = np.asarray(self.rewards(task)[1] == 0)
+        # The last row of an episode has no step, and so no part in what is learnt.
+        over[self.episode_ends - 1] = False
+        return int(over[0]) + int(np.count_nonzero(over[1:] & ~over[:-1]))
+
     def add_task(self, task: str, rewards: np.ndarray, masks: np.ndarray) -> None:
         """Store the rewards and masks of a task beside the columns; replaces what was there."""
         for name, column in (("rewards", rewards), ("masks", masks)):

@@ -33,6 +33,8 @@ from steerflow.spec import Normaliser, Spec
 _VALIDATION_BATCHES = 16
 # Updates in one turn of a compiled loop: XLA copies the state once a turn, as it does not write it in place.
 _TURN = 2
+# A task that the data do more rarely than this is worth a word: with 5 and 11 times nothing solved it (docs/evidence.md).
+_FEW_ENDS = 30
 # Episodes that may last more than this many times 1 / (1 - discount) are worth a word: at 2.5 steering stood still.
 _SIGHTS = 2
 # What may change when a run is continued; other devices round differently.
@@ -174,7 +176,7 @@ def run_updates(
             jax.jit(partial(_losses, learner, one, layout), out_shardings=layout.everywhere) for one in held_out
         ]
         log = stack.enter_context(results.metrics(learner, folders if layout.leads else {}, step))
-        progress = stack.enter_context(_progress(config, memory, step)) if layout.leads else None
+        progress = stack.enter_context(_progress(config, data.train, memory, step)) if layout.leads else None
         stop = stack.enter_context(stoppable())
         began = saved_at = time.monotonic()
         saved, stopping = step, False
@@ -247,7 +249,7 @@ def _inputs(layout: Layout, feed: Feed, first: int, count: int, every: int | Non
     return feed.data, steps, layout.put_payload(feed.payload(first, count, every))
 
 
-def _progress(config: TrainConfig, memory: Memory, step: int) -> AbstractContextManager[Bar]:
+def _progress(config: TrainConfig, store: Store, memory: Memory, step: int) -> AbstractContextManager[Bar]:
     title = "Training policy and critic" if config.learn == "both" else f"Training {config.learn}"
     console().print(f"{title}: memory {memory}", soft_wrap=True)
     if config.precision == "bfloat16" and jax.default_backend() == "cpu" and multiplies_bfloat16() is False:
@@ -255,8 +257,9 @@ def _progress(config: TrainConfig, memory: Memory, step: int) -> AbstractContext
             "[yellow]This processor has no products of bfloat16 (amx_bf16, avx512_bf16):[/] float32 is as fast or faster.",
             soft_wrap=True,
         )
-    if line := short_sighted(config):
-        console().print(line, soft_wrap=True)
+    for line in (short_sighted(config), scarce(config, store)):
+        if line:
+            console().print(line, soft_wrap=True)
     return bar(title, config.updates, step)
 
 
@@ -272,6 +275,18 @@ def short_sighted(config: TrainConfig) -> str | None:
         f"[yellow]A discount of {config.critic.discount:g} looks {1 / near:.0f} steps ahead,[/] and episodes of {task} may last "
         f"{limit}. If steering stops short or stands still there, take a --critic.discount nearer to 1 (the paper has 0.999) and "
         "more updates."
+    )
+
+
+def scarce(config: TrainConfig, store: Store) -> str | None:
+    """What to say where the data hardly ever do a single task; of the rarest. Other tasks may end in failure, too."""
+    tasks = () if config.learn in PARTS else [task for task in config.tasks if "-singletask-" in task]
+    ends, task = min(((store.ends_of_task(task), task) for task in tasks), default=(_FEW_ENDS, ""))
+    if ends >= _FEW_ENDS:
+        return None
+    return (
+        f"[yellow]The data do {task} {ends} time{'s' * (ends != 1)}.[/] A critic learns so few by heart: watch its validation "
+        "loss, and where it rises take more data, not more updates."
     )
 
 

@@ -31,7 +31,8 @@ def check_rewards(store: Store, task: str) -> list[Finding]:
         message = f"Masks must be 0 or 1; row {facts.odd} holds {masks[facts.odd]}. Label or import again."
         return [Finding("error", column, message)]
     ours = "-singletask-" in task
-    found = [*_values(column, facts, ours=ours), *_resumed(store, column, facts, ours=ours)]
+    ends = store.ends_of_task(task) if ours else None
+    found = [*_values(column, facts, ends), *_resumed(store, column, facts, ours=ours)]
     timing = _recomputed(store, task, rewards, masks) if ours else None
     return found + (timing if timing is not None else _timing(store, column, rewards))
 
@@ -44,7 +45,6 @@ class _Facts:
     high: float = -np.inf
     total: float = 0.0
     count: int = 0
-    over: int = 0
     broken: int | None = None
     odd: int | None = None
     resumed: list[int] = field(default_factory=list)
@@ -70,15 +70,15 @@ def _read(store: Store, rewards: np.ndarray, masks: np.ndarray) -> _Facts:
             facts.low, facts.high = min(facts.low, float(steps.min())), max(facts.high, float(steps.max()))
             facts.total += float(steps.sum())
             facts.count += len(steps)
-            facts.over += int((mask[here] == 0).sum())
     return facts
 
 
-def _values(column: str, facts: _Facts, *, ours: bool) -> list[Finding]:
+def _values(column: str, facts: _Facts, ends: int | None) -> list[Finding]:
+    """``ends``: how often a single task of OGBench is done; None for others, which may end otherwise."""
     low, high = facts.low, facts.high
     if low == high:
         what = "All rewards are zero" if low == 0 else f"All rewards are {low:g}"
-        why = "No state of the data does any part of this task." if ours else "Is it the right column?"
+        why = "No state of the data does any part of this task." if ends is not None else "Is it the right column?"
         return [Finding("warning", column, f"{what}: there is nothing to learn from them. {why}")]
     if max(abs(low), abs(high)) > _LARGE:
         message = (
@@ -88,8 +88,10 @@ def _values(column: str, facts: _Facts, *, ours: bool) -> list[Finding]:
     else:
         message = f"Rewards lie between {low:g} and {high:g}, {facts.total / facts.count:.4g} in the mean."
         found = [Finding("note", column, message)]
-    if ours and not facts.over:
-        message = "Part of the task is done in the data, but never all of it (no mask is 0)."
+    if ends is not None:
+        message = f"The task is done {ends:,} time{'s' * (ends != 1)} in the data."
+        if ends == 0:
+            message = "Part of the task is done in the data, but never all of it (no mask is 0)."
         found.append(Finding("note", column, message))
     return found
 
