@@ -33,8 +33,8 @@ from steerflow.spec import Normaliser, Spec
 _VALIDATION_BATCHES = 16
 # Updates in one turn of a compiled loop: XLA copies the state once a turn, as it does not write it in place.
 _TURN = 2
-# A task that the data do more rarely than this is worth a word: with 5 and 11 times nothing solved it (docs/evidence.md).
-_FEW_ENDS = 30
+# A task that the data do more rarely than this is worth a word: of 5 and 11 times critics knew each by heart, of 27 not yet.
+_FEW_ENDS = 20
 # Episodes that may last more than this many times 1 / (1 - discount) are worth a word: at 2.5 steering stood still.
 _SIGHTS = 2
 # What may change when a run is continued; other devices round differently.
