@@ -248,29 +248,30 @@ def test_joining_takes_what_all_have_or_what_is_named(compared, pieces, tmp_path
 
 
 def test_methods_that_cannot_be_joined_are_left_out_and_named(compared, pieces, tmp_path, capsys):
-    """One with another recipe, and one that a comparison lacks, in the middle of three: each by its own reason."""
+    """One with another recipe, and two that a comparison lacks, in the middle of three: named together by their reason."""
     first, second = (json.loads((pieces / str(n) / "compare.json").read_text()) for n in (0, 1))
     second["settings"]["methods"]["qgf"]["steps"] = 3
     third = json.loads(json.dumps(second))
     third["cells"][0]["run"] = "study/seed-7"
-    for task in second["tasks"]:
-        task["methods"] = [one for one in task["methods"] if one["method"] != "best_of_n"]
-    second["methods"] = [one for one in second["methods"] if one["method"] != "best_of_n"]
+    lacks = ("qgf_normalised", "best_of_n")
+    for table in (second, *second["tasks"]):
+        table["methods"] = [one for one in table["methods"] if one["method"] not in lacks]
     places = [tmp_path / f"{name}.json" for name in ("first", "second", "third")]
     for place, piece in zip(places, (first, second, third), strict=True):
         place.write_text(json.dumps(piece))
     joined = join(places, tmp_path / "all")
-    assert joined["left_out"] == {
-        "qgf": f"one recipe in {places[0]} and another in {places[1]}",
-        "best_of_n": f"not in {places[1]}",
-    }
+    recipes = f"one recipe in {places[0]} and another in {places[1]}"
+    assert joined["left_out"] == {"qgf": recipes} | dict.fromkeys(lacks, f"not in {places[1]}")
     kept = [m["method"] for m in compared[1]["methods"] if m["method"] not in joined["left_out"]]
     assert [m["method"] for m in joined["methods"]] == kept
     page = render_comparison(joined, "all")
-    assert all(f"<li>{method}: {why}</li>" in page for method, why in joined["left_out"].items())
+    assert f"<li>qgf: {recipes}</li>" in page
+    assert f"<li>qgf_normalised, best_of_n: not in {places[1]}</li>" in page
     assert "Left out" not in render_comparison(compared[1], "study")
     show_comparison(joined)
-    assert "Left out: best_of_n is not in" in " ".join(capsys.readouterr().err.split())
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "Left out: qgf is one recipe in" in printed
+    assert "Left out: qgf_normalised, best_of_n are not in" in printed
 
 
 def test_what_does_not_fit_is_not_joined(compared, pieces, tmp_path):

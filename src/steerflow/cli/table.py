@@ -108,8 +108,10 @@ def show_comparison(table: Mapping[str, Any]) -> None:
         console().print(costs)
     for gap in table["missing"]:
         console().print(f"Missing: {gap['task']} with {gap['run']}.", style="dim")
-    for method, why in table.get("left_out", {}).items():
-        console().print(f"Left out: {method} is {why}.", style="dim")
+    left_out = table.get("left_out", {})
+    for why in dict.fromkeys(left_out.values()):
+        methods = [method for method, reason in left_out.items() if reason == why]
+        console().print(f"Left out: {', '.join(methods)} {'is' if len(methods) == 1 else 'are'} {why}.", style="dim")
 
 
 def _table(title: str, *columns: str) -> RichTable:
