@@ -74,6 +74,8 @@ def _cell(point: Mapping[str, Any], name: str) -> str:
 
 def show_comparison(table: Mapping[str, Any]) -> None:
     """Print results by method, with intervals, paired differences and settings tried; then what a decision costs."""
+    from steerflow.report.comparison import by_reason
+
     told = table["measure"] == "success"
     others = [
         name
@@ -108,9 +110,7 @@ def show_comparison(table: Mapping[str, Any]) -> None:
         console().print(costs)
     for gap in table["missing"]:
         console().print(f"Missing: {gap['task']} with {gap['run']}.", style="dim")
-    left_out = table.get("left_out", {})
-    for why in dict.fromkeys(left_out.values()):
-        methods = [method for method, reason in left_out.items() if reason == why]
+    for why, methods in by_reason(table).items():
         console().print(f"Left out: {', '.join(methods)} {'is' if len(methods) == 1 else 'are'} {why}.", style="dim")
 
 

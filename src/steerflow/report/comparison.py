@@ -25,8 +25,8 @@ def render_comparison(table: Mapping[str, Any], name: str) -> str:
     steered = [m for m in table["methods"] if m["method"] != table["cloning"]]
     context = {
         "joined": (),
-        "left_out": {},
         **table,
+        "left_out": by_reason(table),
         "name": name,
         "told": told,
         "score": words.percent if told else words.number,
@@ -45,6 +45,14 @@ def render_comparison(table: Mapping[str, Any], name: str) -> str:
         "facts": _facts(table),
     }
     return render_page(_TEMPLATE, context)
+
+
+def by_reason(table: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The methods that a join left out, together where it is for the same reason: {reason: methods}, in the table's order."""
+    methods: dict[str, list[str]] = {}
+    for method, why in table.get("left_out", {}).items():
+        methods.setdefault(why, []).append(method)
+    return methods
 
 
 def _facts(table: Mapping[str, Any]) -> list[tuple[str, str]]:
