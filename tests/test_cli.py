@@ -239,7 +239,7 @@ def test_stopped_training_says_what_is_kept_and_continues(number, tiny_data):
     with started(*arguments, "--updates", 100_000_000, cwd=tiny_data) as process:
         wait_for(lambda: metrics.exists() and metrics.stat().st_size > 0, process)
         process.send_signal(number)
-        out, said = process.communicate(timeout=60)
+        out, said = process.communicate(timeout=120)
     assert process.returncode == 128 + number
     assert out == ""
     assert "Traceback" not in said
@@ -261,12 +261,12 @@ def test_stopped_generation_leaves_no_process_behind(number, tmp_path):
         wait_for(lambda: any(tmp_path.glob("data/.*.parts/*/*.npz")), process)
         # Ctrl-C reaches every process of the terminal, SIGTERM the one that is meant.
         os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=120)
     assert process.returncode == 128 + number
     assert "Traceback" not in said
     assert "The same command continues: " in said
     # The group is empty a moment after its leader ended.
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while alive(process.pid):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -294,7 +294,7 @@ def alive(group):
     return True
 
 
-def wait_for(condition, process, seconds=60):
+def wait_for(condition, process, seconds=120):
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()
