@@ -35,7 +35,7 @@ COMMANDS = [[*group.split(), name] for group, table in TABLES.items() for name i
 def steerflow(*arguments, cwd=None, **environment) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "steerflow", *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, **environment},
+        cwd=cwd, capture_output=True, text=True, timeout=600, check=False, env={**os.environ, **environment},
     )  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def tiny_data(tmp_path):
 def test_help_loads_nothing_heavy_and_says_nothing_empty(command):
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "steerflow", *command, "--help"],
-        capture_output=True, text=True, timeout=60, check=True,
+        capture_output=True, text=True, timeout=600, check=True,
     )  # fmt: skip
     assert done.stdout.startswith(f"usage: {' '.join(['steerflow', *command])}")
     assert not re.search(r"\{None\}|\(default:\W*(None|True|False)?\W*\)", done.stdout)

@@ -15,7 +15,7 @@ TINY = ("--transitions", "1000", "--updates", "250", "--hidden", "16", "--budget
 def run_demo(folder, *arguments):
     done = subprocess.run(
         [sys.executable, "-m", "steerflow", "demo", *arguments],
-        cwd=folder, capture_output=True, text=True, timeout=300, check=False,
+        cwd=folder, capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done
@@ -64,7 +64,7 @@ def test_settings_that_do_not_fit_are_refused_and_nothing_is_lost(folder):
     before = contents(folder)
     done = subprocess.run(
         [sys.executable, "-m", "steerflow", "demo", *TINY, "--hidden", "8"],
-        cwd=folder, capture_output=True, text=True, timeout=300, check=False,
+        cwd=folder, capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert done.returncode == 2
     assert "--run" in done.stderr

@@ -101,7 +101,7 @@ def test_code_runs(page, folder, monkeypatch):
             for _, *arguments in commands(text):
                 done = subprocess.run(
                     [sys.executable, "-m", "steerflow", *arguments],
-                    capture_output=True, text=True, timeout=300, check=False, env={**os.environ, "JAX_PLATFORMS": "cpu"},
+                    capture_output=True, text=True, timeout=900, check=False, env={**os.environ, "JAX_PLATFORMS": "cpu"},
                 )  # fmt: skip
                 assert done.returncode == 0, f"{shlex.join(arguments)}\n{done.stderr}"
                 print(done.stdout, done.stderr)

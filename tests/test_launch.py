@@ -71,7 +71,7 @@ def typed(data, tmp_path_factory):
 def steerflow(*arguments, cwd, code=0, **environment):
     done = subprocess.run(
         [sys.executable, "-m", "steerflow", *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, **environment},
+        cwd=cwd, capture_output=True, text=True, timeout=600, check=False, env={**os.environ, **environment},
     )  # fmt: skip
     assert done.returncode == code, done.stdout + done.stderr
     return done

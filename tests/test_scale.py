@@ -207,7 +207,7 @@ def test_eight_devices_give_what_one_gives(small_data, tmp_path, alone):
     environment = split_cpu(8)
     done = subprocess.run(
         [sys.executable, "-c", MANY_DEVICES, str(small_data.train.path.parent), str(tmp_path)],
-        env=environment, capture_output=True, text=True, timeout=300, check=False,
+        env=environment, capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     for name in ("batch", "stream", "seeds", "parameters"):
@@ -243,7 +243,7 @@ def test_two_processes_give_what_one_gives(small_data, tmp_path, alone):
                     command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
                 )
             )
-        said = [process.communicate(timeout=200) for process in processes]
+        said = [process.communicate(timeout=600) for process in processes]
         assert [process.returncode for process in processes] == [0, 0], said
         return said
 
@@ -258,7 +258,7 @@ def test_two_processes_give_what_one_gives(small_data, tmp_path, alone):
 def test_processes_that_find_no_others_say_how_to_start_them(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "steerflow", "train", "policy", "--data", "x", "--distributed"],
-        env={**os.environ, "JAX_PLATFORMS": "cpu"}, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"}, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 2
     assert "JAX_COORDINATOR_ADDRESS=HOST:PORT" in done.stderr
