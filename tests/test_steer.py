@@ -275,6 +275,25 @@ def test_on_a_straight_flow_all_exact_estimators_agree():
         np.testing.assert_allclose(field_of(name, observations, a, jnp.asarray(0.4), models), 0, atol=1e-4)
 
 
+@pytest.mark.parametrize("t", [0.3, 0.7, 0.95])
+def test_on_the_flow_of_a_gaussian_estimators_have_their_closed_forms(t):
+    """``a_1 ~ N(m, s^2)``, Q linear with slope c: the expected action has the derivative ``t s^2 / v`` with
+    ``v = (1 - t)^2 + t^2 s^2``, and the action to which the whole flow leads ``s / sqrt(v)``."""
+    slope = jnp.asarray([1.5, -0.5])
+    fine = tuple(np.linspace(0, 1, 2001).tolist())
+    models = models_of(lambda o, a: a @ slope)._replace(times=fine)
+    observations, a, time = jnp.full((3, 2), 0.1), jnp.asarray([[0.1, -0.3], [0.0, 0.5], [0.6, -0.9]]), jnp.asarray(t)
+    variance = (1 - t) ** 2 + t**2 * STD**2
+    of = lambda name: np.asarray(field_of(name, observations, a, time, models))  # noqa: E731
+    expected = t * STD**2 / variance
+    np.testing.assert_allclose(of("jacobian"), np.tile(expected * slope, (3, 1)), rtol=1e-4)
+    np.testing.assert_allclose(of("posterior(samples=64, steps=200)"), np.tile(expected * slope, (3, 1)), rtol=0.02)
+    np.testing.assert_allclose(of("bptt"), np.tile(STD / np.sqrt(variance) * slope, (3, 1)), rtol=0.01)
+    np.testing.assert_allclose(of("jacobian(share=0.25)"), np.tile((0.25 * expected + 0.75) * slope, (3, 1)), rtol=1e-4)
+    for name in ("one_step", "chain", "consensus", "orthogonal"):
+        np.testing.assert_allclose(of(name), np.tile(slope, (3, 1)), rtol=1e-4)
+
+
 # A mixture of two Gaussians in two dimensions, tilted by a quadratic Q: everything is known in closed form.
 _MEANS, _STDS, _SHARES = np.array([[-0.4, 0.3], [0.5, -0.2]]), np.array([0.15, 0.25]), np.array([0.35, 0.65])
 _PEAK, _CURVATURE = np.array([0.1, 0.4]), 3.0
@@ -294,32 +313,54 @@ def mixture_velocity(means, stds, shares):
     return velocity
 
 
-def tilted_mixture():
+def tilted_mixture(curvature):
     """(means, stds, shares) of the density proportional to ``p(a) exp(-curvature |a - peak|^2 / 2)``."""
-    precision = 1 / _STDS**2 + _CURVATURE
-    means = (_MEANS / _STDS[:, None] ** 2 + _CURVATURE * _PEAK) / precision[:, None]
+    precision = 1 / _STDS**2 + curvature
+    means = (_MEANS / _STDS[:, None] ** 2 + curvature * _PEAK) / precision[:, None]
     distance = np.sum((_MEANS - _PEAK) ** 2, -1)
-    shares = _SHARES / (1 + _CURVATURE * _STDS**2) * np.exp(-distance * _CURVATURE / (2 * (1 + _CURVATURE * _STDS**2)))
+    shares = _SHARES / (1 + curvature * _STDS**2) * np.exp(-distance * curvature / (2 * (1 + curvature * _STDS**2)))
     return means, 1 / np.sqrt(precision), shares / shares.sum()
 
 
-@pytest.mark.parametrize("t", [0.2, 0.6, 0.9])
-def test_posterior_samples_converge_to_the_exact_tilted_velocity(t):
+@pytest.mark.parametrize(
+    ("t", "weight", "temperature"), [(0.2, 1, 1), (0.6, 1, 1), (0.9, 1, 1), (0.6, 2, None), (0.6, 0.2, None)]
+)
+def test_posterior_samples_converge_to_the_exact_tilted_velocity(t, weight, temperature):
     with jax.enable_x64(True):
         rng = np.random.default_rng(5)
         a = jnp.asarray(rng.uniform(-0.5, 0.5, (4, 2)))
         time = jnp.asarray(t, jnp.float64)
         q = lambda o, x: -0.5 * _CURVATURE * jnp.sum((x - _PEAK) ** 2, axis=-1)  # noqa: E731
         velocity = mixture_velocity(_MEANS, _STDS, _SHARES)
-        models = models_of(q, velocity)
-        exact = mixture_velocity(*tilted_mixture())(None, a, time) - velocity(None, a, time)
+        models = models_of(q, velocity)._replace(weight=jnp.full(4, weight, jnp.float64))
+        exact = mixture_velocity(*tilted_mixture(weight * _CURVATURE))(None, a, time) - velocity(None, a, time)
         errors = []
-        for samples, steps in ((64, 4), (4000, 32)):
-            g = field_of(f"posterior(samples={samples}, steps={steps})", jnp.zeros((4, 2)), a, time, models)
-            tilt = SCHEDULES.parse("tilt(cap=100)")(models, 1.0, time, None, g)
+        for samples, steps in ((64, 4), (4000, 64)):
+            guidance = f"posterior(samples={samples}, steps={steps}, temperature={temperature})"
+            g = jax.jit(lambda x, name=guidance: field_of(name, jnp.zeros((4, 2)), x, time, models))(a)
+            tilt = SCHEDULES.parse("tilt(cap=100)")(models, weight, time, None, g)
             errors.append(float(np.abs(tilt * g - exact).max()))
     assert errors[1] < 0.5 * errors[0]
     assert errors[1] < 0.02 * float(np.abs(exact).max()) + 0.01
+
+
+def test_the_tilted_preset_samples_the_tilted_policy_at_any_weight():
+    """A Gaussian policy tilted by ``exp(w Q)`` with a quadratic Q is Gaussian, of known mean and deviation."""
+    mean, target, curvature = 0.1, 0.4, 60.0
+    models = models_of(quadratic_q(target, curvature))
+    for weight in (0.1, 0.4):
+        many = {
+            "guidance": "posterior(samples=64, steps=64, temperature=None)",
+            "schedule": "tilt(cap=40)",
+            "steps": 40,
+        }
+        chosen = recipe("tilted", weight=weight, **many)
+        got = sample(keys_of(1000), jnp.full((1000, 1), mean), models, chosen, flat=1).actions
+        precision = 1 / STD**2 + weight * curvature
+        expected = (mean / STD**2 + weight * curvature * target) / precision
+        assert abs(float(got.mean()) - expected) < 0.05 * (expected - mean) + 0.005
+        assert float(got.std()) == pytest.approx(1 / np.sqrt(precision), rel=0.15)
+    assert PRESETS["tilted"].guidance.temperature is None
 
 
 def test_the_inner_flow_draws_from_the_posterior():
@@ -441,9 +482,91 @@ class TestGuidanceContract:
             got = sample(keys_of(64), OBSERVATIONS, MODELS, chosen, flat=2)
             np.testing.assert_array_equal(got.actions, plain.actions)
 
+    def test_under_vmap_it_is_the_same(self, name):
+        models, t, rng = models_of(rough_q), jnp.asarray(0.3), np.random.default_rng(3)
+        observations, a = (jnp.asarray(rng.uniform(-1, 1, (3, 4, 2)), jnp.float32) for _ in range(2))
+        guidance = lambda o, x: GUIDANCES.parse(name)(models, o, x, t, models.velocity(o, x, t))  # noqa: E731
+        apart = [guidance(o, x) for o, x in zip(observations, a, strict=True)]
+        np.testing.assert_allclose(jax.jit(jax.vmap(guidance))(observations, a), jnp.stack(apart), rtol=1e-4, atol=1e-5)
+
     def test_written_and_read_again_it_is_the_same(self, name):
         chosen = Recipe(guidance=name, weight=0.3)
         assert Recipe.from_json(chosen.to_json()) == chosen
+
+
+def members(field, family):
+    """Each member as text and as a value, which must be the same once written and read again."""
+    for name in family:
+        chosen = Recipe(**{field: name})
+        assert Recipe.from_json(chosen.to_json()) == chosen
+    return list(family)
+
+
+@pytest.mark.parametrize("name", members("refine", REFINES))
+class TestRefineContract:
+    def call(self, name, weight, rows=slice(None), scale=1.0):
+        rng = np.random.default_rng(2)
+        observations, a = (jnp.asarray(scale * rng.uniform(-1, 1, (6, 2)), jnp.float32)[rows] for _ in range(2))
+        weights = jnp.broadcast_to(jnp.asarray(weight, jnp.float32), 6)[rows]
+        return a, jax.jit(lambda o, x, w: REFINES.parse(name)(models_of(rough_q), o, x, w))(observations, a, weights)
+
+    def test_shape_dtype_determinism_and_row_independence(self, name):
+        _, (a, moved) = self.call(name, 0.3)
+        assert (a.shape, a.dtype, moved.shape) == ((6, 2), jnp.float32, (6,))
+        np.testing.assert_array_equal(a, self.call(name, 0.3)[1][0])
+        np.testing.assert_allclose(a[2:4], self.call(name, 0.3, slice(2, 4))[1][0], rtol=1e-6)
+
+    def test_weight_zero_changes_nothing_but_the_clip(self, name):
+        for scale in (1.0, 3.0):
+            before, (after, _) = self.call(name, 0.0, scale=scale)
+            np.testing.assert_array_equal(jnp.clip(after, -1, 1), jnp.clip(before, -1, 1))
+
+    def test_finite_at_the_bounds_and_under_vmap_the_same(self, name):
+        models, edges = models_of(rough_q), jnp.asarray([[[1.0, 1.0]], [[-1.0, 1.0]], [[-1.0, -1.0]]])
+        refine = lambda a: REFINES.parse(name)(models, jnp.zeros_like(a), a, jnp.full(1, 0.3))  # noqa: E731
+        each = [refine(a) for a in edges]
+        together = jax.vmap(refine)(edges)
+        for k in range(2):
+            assert np.isfinite(together[k]).all()
+            np.testing.assert_allclose(together[k], jnp.stack([one[k] for one in each]), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", members("solver", SOLVERS))
+def test_a_solver_keeps_rows_apart_and_is_the_same_under_vmap(name):
+    solver, t, dt = SOLVERS.parse(name), jnp.asarray(0.2), jnp.asarray(0.1)
+    start = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 2)), jnp.float32)
+    go = lambda a: solver(lambda x, time: gaussian_velocity(0.1, x, time), a, t, dt)  # noqa: E731
+    apart = jnp.stack([go(a) for a in start])
+    assert apart.dtype == jnp.float32
+    np.testing.assert_array_equal(apart, jnp.stack([go(a) for a in start]))
+    np.testing.assert_allclose(jax.jit(jax.vmap(go))(start), apart, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(go(start[0, 1:3]), apart[0, 1:3], rtol=1e-6)
+    np.testing.assert_allclose(solver(lambda x, time: jnp.zeros_like(x), start[0], t, dt), start[0])
+
+
+@pytest.mark.parametrize("name", members("select", SELECTS))
+def test_a_select_names_a_candidate_and_is_the_same_under_vmap(name):
+    select, q = SELECTS.parse(name), jnp.asarray(np.random.default_rng(0).normal(size=(50, 7)), jnp.float32)
+    together = np.asarray(jax.jit(jax.vmap(select))(keys_of(50), q))
+    assert together.shape == (50,)
+    assert np.issubdtype(together.dtype, np.integer)
+    assert together.min() >= 0
+    assert together.max() < 7
+    np.testing.assert_array_equal(together, [int(select(key, row)) for key, row in zip(keys_of(50), q, strict=True)])
+    assert int(select(keys_of(1)[0], q[0, :1])) == 0
+
+
+@pytest.mark.parametrize("name", members("aggregate", AGGREGATES))
+def test_an_aggregate_keeps_rows_apart_and_is_the_same_under_vmap(name):
+    aggregate, q = AGGREGATES.parse(name), jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 7)), jnp.float32)
+    apart = jnp.stack([aggregate(one) for one in q])
+    assert (apart.shape, apart.dtype) == ((3, 7), jnp.float32)
+    np.testing.assert_allclose(jax.jit(jax.vmap(aggregate))(q), apart, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(aggregate(q[0, :, 2:4]), apart[0, 2:4], rtol=1e-5)
+    # What all critics say is the answer, and one critic is itself.
+    np.testing.assert_allclose(aggregate(jnp.tile(q[0, :1], (5, 1))), q[0, 0], rtol=1e-5)
+    np.testing.assert_allclose(aggregate(q[0, :1]), q[0, 0], rtol=1e-5)
+    assert np.isfinite(jax.grad(lambda x: aggregate(x).sum())(jnp.ones((5, 7)))).all()
 
 
 @pytest.mark.parametrize("name", list(NOISES))
@@ -452,7 +575,10 @@ def test_noise_has_the_shape_of_chunks_and_is_each_rows_own(name):
     keys, got = keys_of(64), noise(keys_of(64), OBSERVATIONS)
     assert got.shape == (64, 2)
     assert got.dtype == jnp.float32
+    np.testing.assert_array_equal(got, noise(keys, OBSERVATIONS))
     np.testing.assert_allclose(got[10:20], noise(keys[10:20], OBSERVATIONS[10:20]), rtol=1e-6)
+    grouped = jax.vmap(noise)(keys.reshape(4, 16), OBSERVATIONS.reshape(4, 16, 2))
+    np.testing.assert_allclose(grouped.reshape(64, 2), got, rtol=1e-6)
     assert len(np.unique(np.asarray(got)[:, 0])) == 64
 
 
@@ -528,6 +654,10 @@ class TestScheduleContract:
             )
             assert np.isfinite(one).all()
             np.testing.assert_allclose(three, 3 * one, rtol=1e-5)
+            # Rows are apart, and groups of them under vmap.
+            by_row = lambda v, g, t=t: jnp.broadcast_to(schedule(MODELS, 1.0, jnp.asarray(t), v, g), v.shape[:1])  # noqa: E731
+            grouped = jax.vmap(by_row)(v.reshape(2, 2, 2), g.reshape(2, 2, 2))
+            np.testing.assert_allclose(grouped.reshape(-1), jnp.broadcast_to(one, 4), rtol=1e-5)
 
     def test_weight_zero_is_plain_sampling_bit_for_bit(self, name):
         plain = sample(keys_of(64), OBSERVATIONS, MODELS, Recipe(), flat=2)
@@ -627,6 +757,25 @@ def test_unknown_names_and_settings_are_answered():
         Recipe(schedule="window(strat=0.1)")
     with pytest.raises(SteerflowError, match="Write window"):
         Recipe(schedule="window(start=")
+    with pytest.raises(SteerflowError, match="has 2 settings, not 3"):
+        Recipe(schedule="window(0.3, 0.8, 0.5)")
+    with pytest.raises(SteerflowError, match="has 0 settings, not 1"):
+        Recipe(guidance="one_step(0.3)")
+    with pytest.raises(SteerflowError, match="sum needs terms"):
+        Recipe(guidance="sum")
+    for terms in ('("one_step", 1.0)', '(("one_step",),)', '(("one_step", "1"),)', "()", "3"):
+        with pytest.raises(SteerflowError, match=r"[Ss]um"):
+            Recipe(guidance=f"sum(terms={terms})")
+    for text in ("jacobian(share='x')", "jacobian(share=True)", "jacobian(through_clip=1)", "posterior(samples=2.5)"):
+        with pytest.raises(SteerflowError, match="is not"):
+            Recipe(guidance=text)
+    for text in ("posterior(temperature=0)", "posterior(samples=0)"):
+        with pytest.raises(SteerflowError, match="above 0"):
+            Recipe(guidance=text)
+    with pytest.raises(SteerflowError, match="not a whole number"):
+        Recipe(refine="grad_step(steps=2.5)")
+    with pytest.raises(SteerflowError, match="grad_step takes its weight as it is"):
+        recipe("grad_step", schedule="normalised")
     with pytest.raises(SteerflowError, match="rise from 0 to 1"):
         Recipe(times=(0.0, 0.5, 0.4, 1.0))
     with pytest.raises(SteerflowError, match="finite"):

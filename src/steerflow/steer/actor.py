@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Key
 
 from steerflow.compiled import keep_compiled
@@ -122,35 +123,35 @@ class Actor:
 
     @property
     def calls(self) -> dict[str, int]:
-        """How often each network is asked for one action: velocity, q_gradient, q, and the parts that the recipe asks, by kind
-        (a gradient is counted once)."""
+        """How often each network is asked for one action: velocity, q_gradient, q, and the parts that the recipe asks, by kind.
+
+        A gradient is counted once; several rows for one observation, as of samples and candidates, one by one. Among the calls
+        of q is that of the diagnostics.
+        """
         counts = dict.fromkeys(("velocity", "q_gradient", "q", *self._parts), 0)
 
-        class Counting(Models):
-            def q_gradient(self, observations, a):
-                counts["q_gradient"] += 1
-                return jnp.zeros_like(a)
-
-        def counted(name: str, function: Callable[..., Array]) -> Callable[..., Array]:
-            def call(*inputs):
-                counts[name] += 1
-                result = jax.eval_shape(lambda: function(*inputs))
-                return jnp.zeros(result.shape, result.dtype)
+        def counted(name: str, function: Callable[..., Array], gradient: str = "") -> Callable[..., Array]:
+            def call(observations, a, *more):
+                # Without compilation what is traced is being differentiated.
+                counts[gradient if gradient and isinstance(a, Tracer) else name] += len(observations)
+                result = jax.eval_shape(lambda o, x: function(o, x, *more), observations, a)
+                # Of no value, but a function of `a`, so that there is something to differentiate.
+                return jnp.zeros(result.shape, result.dtype) + 0 * jnp.sum(a)
 
             return call
 
         models = self._models(self._parameters)
-        counting = Counting(*models)._replace(
+        counting = models._replace(
             velocity=counted("velocity", models.velocity),
-            q=counted("q", models.q) if models.q is not None else None,
-            ensemble=counted("q", models.ensemble) if models.ensemble is not None else None,
+            q=counted("q", models.q, "q_gradient") if models.q is not None else None,
+            ensemble=counted("q", models.ensemble, "q_gradient") if models.ensemble is not None else None,
             parts={kind: counted(kind, function) for kind, function in models.parts.items()},
         )
         keys, observations = jax.random.split(jax.random.key(0), 1), jnp.zeros((1, self.spec.observation_dim))
         # Step by step, so that what is skipped is not counted.
         with jax.disable_jit():
             sample(keys, observations, counting, self.recipe, flat=self.spec.flat_dim, weight=0.0)
-        return {name: count * self.recipe.candidates for name, count in counts.items()}
+        return counts
 
     @property
     def flops(self) -> float:

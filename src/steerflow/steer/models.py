@@ -24,7 +24,8 @@ class Models(NamedTuple):
     takes beside observations is said where its network is (learn/part_networks.py).
 
     ``ensemble(observations, a)`` -> (ensemble, batch) are the critics one by one. ``scales`` are numbers measured when the
-    policy and the critic were trained. ``times`` are the flow times at which the solver stands; the sampling loop sets them.
+    policy and the critic were trained. The sampling loop sets ``times``, the flow times at which the solver stands, and
+    ``weight``, the recipe's before its schedule, (batch,).
     """
 
     velocity: VelocityFn
@@ -33,6 +34,7 @@ class Models(NamedTuple):
     ensemble: QFn | None = None
     scales: Mapping[str, float] = MappingProxyType({})
     times: tuple[float, ...] = tuple(k / 10 for k in range(11))
+    weight: Array | float = 1.0
 
     def q_gradient(
         self, observations: Float[Array, "batch obs"], a: Float[Array, "batch flat"]

@@ -36,8 +36,8 @@ PRESETS: dict[str, Recipe] = {
     "qpilots_m": Recipe(
         guidance="posterior", weight=0.2, schedule="normalised(start=0.01)", aggregate="mean_minus_std(k=0.5)"
     ),
-    # The exact weight of the tilted policy, with samples of the actions to which the noise may lead.
-    "tilted": Recipe(guidance="posterior", weight=0.1, schedule="tilt"),
+    # The policy tilted by exp(weight Q): its exact guidance, over samples of the actions to which the noise may lead.
+    "tilted": Recipe(guidance="posterior(temperature=None)", weight=0.1, schedule="tilt"),
     # Q-Guided Flow that steers less where critics disagree.
     "qgf_consensus": Recipe(guidance="consensus", weight=0.1),
     # The critic's gradient at the noisy action.

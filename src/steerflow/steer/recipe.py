@@ -63,6 +63,11 @@ class Recipe:
             if len(times) < 2 or times[0] != 0 or times[-1] != 1 or any(b <= a for a, b in itertools.pairwise(times)):
                 raise SteerflowError(f"times must rise from 0 to 1; they are {times}.")
             object.__setattr__(self, "times", times)
+        if isinstance(self.guidance, Nothing) and not isinstance(self.refine, Keep) and self.schedule != Constant():
+            raise SteerflowError(
+                f"The schedule {SCHEDULES.write(self.schedule)} scales guidance, and this recipe has none: "
+                f"{REFINES.name_of(self.refine)} takes its weight as it is. Leave the schedule out."
+            )
         if not callable(self.weight) and not abs(float(self.weight)) < float("inf"):
             raise SteerflowError(f"The weight must be a finite number; it is {self.weight}.")
 

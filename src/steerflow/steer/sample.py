@@ -71,10 +71,11 @@ def sample(
         if isinstance(recipe.guidance, Nothing):
             return v, last, jnp.zeros_like(v[:, 0]), v
         asked = recipe.acts(t) if recipe.guide_every == 1 else due & recipe.acts(t)
-        ask = lambda: recipe.guidance(models, states, a, t, v)  # noqa: E731
+        weight = by_row(at(t))
+        ask = lambda: recipe.guidance(models._replace(weight=weight), states, a, t, v)  # noqa: E731
         g = ask() if asked is True else jax.lax.cond(asked, ask, lambda: last)
         unit = by_row(recipe.schedule(models, 1.0, t, v, g))
-        return v, g, unit, v + (by_row(at(t)) * unit)[:, None] * g
+        return v, g, unit, v + (weight * unit)[:, None] * g
 
     def step(carry, now):
         a, g = carry

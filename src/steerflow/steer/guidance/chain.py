@@ -15,8 +15,8 @@ from steerflow.steer.models import Models
 class Chain:
     """QGF-chain: the critic's gradient at the action to which the flow alone would lead, ``g = dQ/da (s, clip(a_1(a, t)))``.
 
-    ``a_1`` takes the rest of the solver's steps instead of one; its Jacobian is left out, as in QGF. Asked at the last step it
-    is QGF.
+    ``a_1`` takes Euler steps over the rest of the solver's times instead of one; its Jacobian is left out, as in QGF. Asked at
+    the last step it is QGF.
     """
 
     asks: ClassVar[tuple[str, ...]] = ("critic",)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from steerflow.errors import SteerflowError
 from steerflow.steer.guidance.jacobian import clip_through
 from steerflow.steer.models import Models
 
@@ -16,24 +17,34 @@ _LATEST = 0.999
 
 @dataclass(frozen=True)
 class Posterior:
-    """Where could this noise lead? ``g = d/da  T log mean_n exp(Q(s, X_n(a, t)) / T)`` over samples ``X_n ~ p(a_1 | a_t = a)``.
+    """Where could this noise lead? ``g = d/da  1/beta log mean_n exp(beta Q(s, X_n(a, t)))``, samples ``X_n ~ p(a_1 | a_t = a)``.
 
-    As samples and inner steps grow this is the gradient that the tilted policy needs: with the schedule ``tilt`` and weight
-    1 / T the flow samples ``p(a) exp(Q(a) / T) / Z``. QPILOTS-M (arXiv 2606.14801) takes its samples from a distilled network;
-    here the velocity itself gives them: what ``a_t`` and an inner flow's ``y`` know of the action together is what a single
-    noisy action at a later time would know, so ``E[a_1 | a_t, y]`` is one evaluation of the velocity (Holderrieth et al.,
-    GLASS flows). Costs ``samples * steps`` evaluations and their gradient. The inner noises are the same for all rows.
+    ``beta`` is ``1 / temperature``, or the recipe's weight where the temperature is None. Then, with the schedule ``tilt``, the
+    flow samples ``p(a) exp(weight Q(a)) / Z``, as samples and inner steps grow. QPILOTS-M (arXiv 2606.14801) takes its samples
+    from a distilled network; here the velocity itself gives them: what ``a_t`` and an inner flow's ``y`` know of the action
+    together is what a single noisy action at a later time would know, so ``E[a_1 | a_t, y]`` is one evaluation of the velocity
+    (Holderrieth et al., GLASS flows). Costs ``samples * steps`` evaluations and their gradient. The inner noises are the same
+    for all rows.
     """
 
     samples: int = 4
     steps: int = 2
-    temperature: float = 1.0
+    temperature: float | None = 1.0
     asks: ClassVar[tuple[str, ...]] = ("critic",)
 
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.steps < 1 or not (self.temperature is None or self.temperature > 0):
+            raise SteerflowError(f"posterior needs samples, steps and a temperature above 0; it is {self}.")
+
     def __call__(self, models: Models, observations, a, t, v) -> Float[Array, "batch flat"]:
+        beta = models.weight if self.temperature is None else 1 / self.temperature
+        of_samples = jnp.tile(observations, (self.samples, 1))
+
         def value(x):
-            q = jax.vmap(lambda y: models.q(observations, clip_through(y)))(self.draw(models, observations, x, t))  # type: ignore[misc]
-            return jnp.sum(self.temperature * jax.nn.logsumexp(q / self.temperature, axis=0))
+            y = clip_through(self.draw(models, observations, x, t))
+            q = models.q(of_samples, y.reshape(-1, a.shape[1])).reshape(self.samples, -1)  # type: ignore[misc]
+            # The derivative of 1/beta log mean exp(beta q); so written it has one at beta 0, where it is that of the mean.
+            return jnp.sum(jax.lax.stop_gradient(jax.nn.softmax(beta * q, axis=0)) * q)
 
         return jax.grad(value)(a)
 
@@ -41,6 +52,7 @@ class Posterior:
         """Samples of ``p(a_1 | a_t = a)``; differentiable with respect to ``a``."""
         t = jnp.minimum(t, _LATEST)
         noises = jax.random.normal(jax.random.key(0), (self.samples, 1, a.shape[1]), a.dtype)
+        of_samples = jnp.tile(observations, (self.samples, 1))
 
         def step(y, now):
             inner, left = now
@@ -49,7 +61,7 @@ class Posterior:
             both = ratio / (1 + ratio)
             total = t / (1 - t) ** 2 * a + inner / (1 - inner) ** 2 * y
             x = jnp.where(ratio > 0, total / jnp.where(ratio > 0, ratio * (1 + ratio), 1.0), a)
-            estimate = x + (1 - both) * jax.vmap(lambda one: models.velocity(observations, one, both))(x)
+            estimate = x + (1 - both) * models.velocity(of_samples, x.reshape(-1, a.shape[1]), both).reshape(x.shape)
             return y + (estimate - y) / left, None
 
         k = jnp.arange(self.steps, dtype=a.dtype)

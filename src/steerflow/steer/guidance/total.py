@@ -16,7 +16,8 @@ class Total:
     terms: tuple[tuple[str, float], ...]
 
     def __post_init__(self) -> None:
-        if not self.terms:
+        pair = lambda x: isinstance(x, tuple) and len(x) == 2 and isinstance(x[1], int | float)  # noqa: E731
+        if not (isinstance(self.terms, tuple) and self.terms and all(map(pair, self.terms))):
             raise SteerflowError('A sum of guidances needs terms: sum(terms=(("one_step", 1.0), ("noisy", 0.2))).')
         for name, _ in self.terms:
             self._parse(name)
