@@ -19,6 +19,20 @@ def test_weights_are_chosen_for_each_task_by_the_others_and_for_all():
         assert found[name] == (int(table[row].argmax()), int(others.argmax()), int(table.mean(axis=0).argmax()))
 
 
+def test_another_seed_of_a_setting_does_not_choose_for_it():
+    scores = {
+        ("a", 0): [0.1, 0.9, 0.2],
+        ("a", 1): [0.0, 1.0, 0.0],
+        ("b", 0): [0.8, 0.0, 0.1],
+        ("c", 0): [0.0, 0.1, 0.3],
+    }
+    found = choices(scores, lambda key: key[0])
+    # Of b and c alone; with the other seed of a the second weight would win.
+    assert [found[key][1] for key in (("a", 0), ("a", 1))] == [0, 0]
+    assert choices(scores)[("a", 0)][1] == 1
+    assert found[("b", 0)][1] == 1
+
+
 def test_of_equal_weights_the_middle_of_the_plateau_is_taken():
     assert choices({"a": [0.5, 1.0, 1.0, 1.0, 0.0], "b": [0.0] * 5})["a"][0] == 2
 

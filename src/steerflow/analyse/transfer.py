@@ -4,15 +4,17 @@ For every schedule the same number of weights is tried on tuning episodes of eve
 multiples of the natural scale's geometric mean over the tasks. Then three weights are reported on test episodes:
 
     tuned     for each task the best weight on its own tuning episodes
-    left out  for each task the best weight on the tuning episodes of all other tasks: what a default would have done here
+    left out  for each task the best weight on the tuning episodes of all others, and of no other seed of the same study on
+              the same task: what a default would have done here
     one       the best weight on the tuning episodes of all tasks
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
@@ -56,11 +58,12 @@ def transfer(
     """Measure all schedules on all settings; rows go to the runs' own files, and what is there is not run again.
 
     Returns the entries of each schedule, test results (``points``), tuning results (``curves``) and natural scales. Raises
-    SteerflowError for less than two settings, and where an environment does not tell success.
+    SteerflowError for less than two settings beside seeds, and where an environment does not tell success.
     """
-    if len(settings) < 2:
+    if len({_setting(one) for one in settings}) < 2:
         raise SteerflowError(
-            "Whether one weight serves several tasks needs two at least: give --tasks, or several runs."
+            "Whether one weight serves several tasks needs two at least: give --tasks, or several runs. Seeds of one study on "
+            "one task count as one."
         )
     most = len(schedules) * (_SCALE_EPISODES + len(multiples) * tune_episodes + len(CHOICES) * episodes) + episodes
     with bar("Transfer", most * len(settings)) as shown:
@@ -75,7 +78,7 @@ def transfer(
         chosen = {
             (s, one, choice): grids[s][index]
             for s in schedules
-            for one, indices in choices(scores[s]).items()
+            for one, indices in choices(scores[s], _setting).items()
             for choice, index in zip(CHOICES, indices, strict=True)
         }
         asked = dict.fromkeys((s, one, w) for one in settings for (s, other, _), w in chosen.items() if other == one)
@@ -107,16 +110,22 @@ def named(setting: Cell) -> str:
     return f"{setting.task.replace('-singletask', '').removesuffix('-v0')}, {setting.name}"
 
 
-def choices(scores: Mapping[Any, Sequence[float]]) -> dict[Any, tuple[int, int, int]]:
-    """Indices of the weights (tuned, left out, one) for each setting, from scores by setting and weight.
+def choices(
+    scores: Mapping[Any, Sequence[float]], setting: Callable[[Any], Any] = lambda one: one
+) -> dict[Any, tuple[int, int, int]]:
+    """Indices of the weights (tuned, left out, one) for each key, from scores by key and weight; ``setting`` tells of a key
+    which others are the same and left out with it.
 
     The best mean wins; of equal ones the one whose neighbours do best, then the smallest.
     """
     everything = [*scores.values()]
-    return {
-        one: (_best([mine]), _best([other for key, other in scores.items() if key != one]), _best(everything))
-        for one, mine in scores.items()
-    }
+    others = {one: [mine for key, mine in scores.items() if setting(key) != setting(one)] for one in scores}
+    return {one: (_best([mine]), _best(others[one]), _best(everything)) for one, mine in scores.items()}
+
+
+def _setting(cell: Cell) -> tuple[str, Path]:
+    """Seeds of one study on the same task are one setting."""
+    return cell.task, cell.study
 
 
 def _best(curves: Sequence[Sequence[float]]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, product
@@ -43,7 +44,13 @@ class Cell:
     def name(self) -> str:
         """The run's name, with that of its study where it is one seed of several."""
         folder = self.run.resolve()
-        return f"{folder.parent.name}/{folder.name}" if folder.name.startswith("seed-") else folder.name
+        return folder.name if folder == self.study else f"{self.study.name}/{folder.name}"
+
+    @property
+    def study(self) -> Path:
+        """The folder of seeds where the run is one of several, else the run's own."""
+        folder = self.run.resolve()
+        return folder.parent if folder.name.startswith("seed-") else folder
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ class Pair:
     @staticmethod
     def without(method: str) -> str:
         """The method alone, which its recipe is known by, of what it is called in the table."""
-        return method.split(", ")[0]
+        return re.split(", (?:policy|critic) of ", method, maxsplit=1)[0]
 
 
 def compare(
