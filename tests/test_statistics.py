@@ -10,7 +10,8 @@ from steerflow.evaluate.statistics import (
     interquartile_mean,
     mean_interval,
     paired_difference,
-    stratified_interval,
+    percentiles,
+    resampled_means,
     wilson,
 )
 
@@ -108,35 +109,35 @@ def test_interquartile_mean_is_rliables():
     assert interquartile_mean(scores) == pytest.approx(metrics.aggregate_iqm(scores))
 
 
-def test_stratified_interval_agrees_with_rliable():
-    try:
-        from rliable import library, metrics
-    except Exception as error:
-        pytest.skip(f"rliable.library cannot be imported with these versions: {error}")
-    scores = np.random.default_rng(0).uniform(size=(10, 5))
-    _, intervals = library.get_interval_estimates(
-        {"x": scores}, lambda x: np.array([metrics.aggregate_iqm(x)]), reps=5000
-    )
-    value, found = stratified_interval({str(t): scores[:, t].tolist() for t in range(5)}, resamples=5000)
-    assert value == pytest.approx(metrics.aggregate_iqm(scores))
-    assert found == pytest.approx(intervals["x"].ravel().tolist(), abs=0.02)
+@pytest.mark.parametrize(
+    ("tasks", "deviation", "least", "most"),
+    [(4, 0.0, 0.95, 1), (4, 0.1, 0.93, 0.99), (4, 0.2, 0.83, 0.93), (1, 0.1, 0.83, 0.93)],
+)
+def test_few_runs_that_differ_are_not_taken_for_many(tasks, deviation, least, most):
+    """How often intervals hold the truth, with two runs; with runs drawn as they are the second and third are 0.90 and 0.80."""
+    rng, held = np.random.default_rng(0), []
+    for trial in range(300):
+        middle = rng.uniform(0.35, 0.65, tasks)
+        rates = np.clip(middle[:, None] + deviation * rng.normal(size=(tasks, 2)), 0, 1)
+        outcomes = {str(i): (rng.random((2, 100)) < rate[:, None]).astype(float) for i, rate in enumerate(rates)}
+        drawn = resampled_means(outcomes, resamples=400, seed=trial)
+        low, high = percentiles(np.mean([x.mean(axis=1) for x in drawn.values()], axis=0))
+        held.append(low <= middle.mean() <= high)
+    assert least < np.mean(held) <= most
 
 
-def test_stratified_interval_keeps_every_task_in_each_resample():
-    # Tasks differ a lot, seeds within a task not at all: a stratified bootstrap has no width, a plain one would.
-    value, (low, high) = stratified_interval({"easy": [1.0] * 5, "hard": [0.0] * 5, "middle": [0.5] * 5})
-    assert low == value == high
-    value, (low, high) = stratified_interval({"a": [0.1, 0.3, 0.2], "b": [0.8, 0.9, 0.4]}, resamples=500)
-    assert low < value < high
-
-
-def test_stratified_interval_covers_the_truth():
-    # 20 tasks with true means, 5 seeds each: the 95 % interval of the mean holds the truth nearly as often as it says.
-    rng = np.random.default_rng(0)
-    truth = rng.uniform(size=20)
-    held = 0
-    for trial in range(60):
-        scores = {str(i): (truth[i] + 0.2 * rng.normal(size=5)).tolist() for i in range(20)}
-        _, (low, high) = stratified_interval(scores, statistic=np.mean, resamples=200, seed=trial)
-        held += low <= truth.mean() <= high
-    assert held >= 48
+def test_resampled_runs_spread_as_runs_of_the_world():
+    # Episodes alike in all runs, two of them far out, so that no drawn run lies beyond the outcomes.
+    episodes = np.array([-10.0, 10.0] + 398 * [0.0])
+    outcomes = np.array([[0.2], [0.5], [0.6]]) + episodes
+    (drawn,) = resampled_means({"a": outcomes}, resamples=100_000).values()
+    expected = outcomes.mean(axis=1).var(ddof=1) / 3 + episodes.var() / 400
+    assert drawn.mean(axis=1).var() == pytest.approx(expected, rel=0.03)
+    # Nor is one taken for it that does.
+    same = np.repeat(np.array([[0.2], [0.5], [0.6]]), 5, axis=1)
+    (drawn,) = resampled_means({"a": same}).values()
+    assert (drawn.min(), drawn.max()) == pytest.approx((0.2, 0.6))
+    # One run: its episodes alone.
+    one = np.array([[0.0, 1.0, 1.0, 1.0]])
+    (drawn,) = resampled_means({"a": one}, resamples=100_000).values()
+    assert drawn.var() == pytest.approx(one.var() / 4, rel=0.05)

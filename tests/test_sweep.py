@@ -4,7 +4,6 @@ import json
 import math
 import shutil
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +16,7 @@ from steerflow.evaluate.arms import Actors
 from steerflow.evaluate.choose import Point, best, coarse_grid, due, refined
 from steerflow.evaluate.rows import read_rows, rows_path
 from steerflow.evaluate.statistics import wilson
-from steerflow.evaluate.summary import aggregate, arm_line, summarise
+from steerflow.evaluate.summary import arm_line, summarise
 from steerflow.evaluate.sweep import evaluate_run, sweep
 from steerflow.steer.presets import recipe
 
@@ -356,21 +355,6 @@ def test_bad_sweeps_get_an_instruction(tmp_path):
         sweep(tmp_path, POLICY, CRITIC, "cube-singel-play-singletask-task2-v0", ["qgf"])
     with pytest.raises(ArtefactError, match="There is no policy at"):
         sweep(tmp_path, None, None, TASK, ["qgf"])
-
-
-def test_aggregates_over_tasks_and_runs():
-    def summary(scores: dict[str, float]):
-        arms = [
-            {"method": "qgf", "task": t, "split": "test", "success": s + d, "arm": f"qgf w={w}"}
-            for t, s in scores.items() for w, d in ((0.1, 0.0), (0.2, 0.3))
-        ]  # fmt: skip
-        choice = [{"task": t, "method": "qgf", "arm": "qgf w=0.1"} for t in scores]
-        return {"arms": arms, "choice": choice}
-
-    (found,) = aggregate([summary({"a": 0.1, "b": 0.5}), summary({"a": 0.2, "b": 0.6})])
-    assert found["iqm"] == pytest.approx(np.mean([0.2, 0.5]))
-    assert (found["tasks"], found["runs"]) == (2, 4)
-    assert found["ci_low"] <= found["iqm"] <= found["ci_high"]
 
 
 def test_a_run_is_evaluated_and_swept_with_its_own_networks(tmp_path, capsys):

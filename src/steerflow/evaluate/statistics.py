@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -72,58 +73,46 @@ def paired_difference(
     return PairedDifference(len(shared), float(differences.mean()), low, high, wins, losses, p)
 
 
-def interquartile_mean(scores: np.ndarray) -> float:
-    """Mean of the middle half of all scores: less noisy than the median, less swayed by outliers than the mean.
+def interquartile_mean(scores: np.ndarray, axis: int | None = None) -> Any:
+    """Mean of the middle half of all scores, or of those along an axis: less noisy than the median, less swayed by outliers than
+    the mean.
 
     Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice", arXiv 2108.13264.
     """
     from scipy.stats import trim_mean
 
-    return float(trim_mean(np.asarray(scores, np.float64).ravel(), 0.25))
-
-
-def stratified_interval(
-    scores: Mapping[str, Sequence[float]],
-    statistic: Callable[[np.ndarray], float] = interquartile_mean,
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> tuple[float, Interval]:
-    """(statistic, interval) over tasks, each with the scores of its seeds.
-
-    Stratified bootstrap: within every task its seeds are drawn anew, so that each resample has the same tasks.
-    """
-    columns = [np.asarray(values, np.float64) for values in scores.values()]
-    if not columns or any(len(column) == 0 for column in columns):
-        raise ValueError("Every task needs at least one score.")
-    rng = np.random.default_rng(seed)
-    estimates = np.empty(resamples)
-    for i in range(resamples):
-        drawn = [column[rng.integers(0, len(column), len(column))] for column in columns]
-        estimates[i] = statistic(np.concatenate(drawn))
-    return statistic(np.concatenate(columns)), percentiles(estimates, level)
+    data = np.asarray(scores, np.float64)
+    return trim_mean(data.ravel(), 0.25) if axis is None else trim_mean(data, 0.25, axis=axis)
 
 
 def resampled_means(outcomes: Mapping[str, np.ndarray], resamples: int = 2000, seed: int = 0) -> dict[str, np.ndarray]:
     """For each task the runs' mean outcomes in bootstrap resamples (resamples, runs), of outcomes (runs, episodes).
 
-    Tasks are strata. Within a task its runs are drawn anew, and so are its episodes, which all its runs share; with few runs
-    this errs on the wide side, as a run's own spread holds that of its episodes too. Equal shapes are drawn alike, so that
-    means of two arms belong together.
+    Tasks are strata. Within a task its runs are drawn anew, and so are its episodes, which all its runs share. n runs drawn
+    from n differ less from each other than runs of the world do, in variance by (n - 1) / n, a half with two: so a drawn run's
+    distance from their mean is stretched by sqrt(n / (n - 1)), within the range of all outcomes. A run's own spread holds that
+    of its episodes too, so where runs do not differ the intervals err on the wide side; where few differ much, on the narrow
+    one still, as a variance known from two or three is. With one run it is the spread of the episodes alone. Equal names and
+    shapes are drawn alike, so that means of two arms belong together; the tasks' order does not matter.
     """
     found = {}
-    for number, (task, values) in enumerate(outcomes.items()):
+    for number, (task, values) in enumerate(sorted(outcomes.items())):
+        values = np.asarray(values, np.float64)
         runs, episodes = values.shape
         rng = np.random.default_rng([seed, number])
         share = rng.multinomial(episodes, np.full(episodes, 1 / episodes), resamples) / episodes
-        means = share @ np.asarray(values, np.float64).T
-        found[task] = np.take_along_axis(means, rng.integers(0, runs, (resamples, runs)), axis=1)
+        of_run = values.mean(axis=1)
+        stretched = of_run.mean() + (of_run - of_run.mean()) * np.sqrt(runs / max(runs - 1, 1))
+        means = share @ values.T + (stretched - of_run)
+        drawn = np.take_along_axis(means, rng.integers(0, runs, (resamples, runs)), axis=1)
+        found[task] = np.clip(drawn, values.min(), values.max())
     return found
 
 
 def percentiles(estimates: np.ndarray, level: float = 0.95) -> Interval:
     """The middle ``level`` of bootstrap estimates."""
-    low, high = np.quantile(estimates, [(1 - level) / 2, (1 + level) / 2])
+    # Without what sums of rounded numbers leave of an end that is 0.
+    low, high = np.round(np.quantile(estimates, [(1 - level) / 2, (1 + level) / 2]), 12) + 0.0
     return float(low), float(high)
 
 

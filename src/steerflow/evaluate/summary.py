@@ -12,7 +12,7 @@ from steerflow.artefact import package_versions, read_json, write_json
 from steerflow.errors import ArtefactError
 from steerflow.evaluate.choose import best, curves
 from steerflow.evaluate.rows import EpisodeRow, read_run
-from steerflow.evaluate.statistics import mean_interval, paired_difference, stratified_interval, wilson
+from steerflow.evaluate.statistics import mean_interval, paired_difference, wilson
 from steerflow.evaluate.timing import read_timing
 
 # Rows of the short rollouts that measure a method's natural scale.
@@ -87,28 +87,6 @@ def arm_line(arm: Mapping[str, Any]) -> str:
         return f"{arm['arm']}: {arm['episodes']} episodes, {rest}, length {arm['mean_length']:.0f}"
     rate = f"{arm['success']:.2f} [{arm['ci_low']:.2f}, {arm['ci_high']:.2f}]"
     return f"{arm['arm']}: {arm['successes']}/{arm['episodes']} = {rate} success, {rest}"
-
-
-def aggregate(summaries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Interquartile mean of test success by method over tasks and runs (seeds), with a stratified bootstrap interval.
-
-    Uses each method's chosen arm; methods without a choice count with their only arm. Tasks are the strata.
-    """
-    scores: dict[str, dict[str, list[float]]] = {}
-    for summary in summaries:
-        chosen = {(c["task"], c["method"]): c["arm"] for c in summary.get("choice", [])}
-        for arm in summary["arms"]:
-            expected = chosen.get((arm["task"], arm["method"]), arm["arm"])
-            if arm["split"] == "test" and arm["success"] is not None and arm["arm"] == expected:
-                scores.setdefault(arm["method"], {}).setdefault(arm["task"], []).append(arm["success"])
-    found = []
-    for method, by_task in sorted(scores.items()):
-        value, (low, high) = stratified_interval(by_task)
-        runs = sum(map(len, by_task.values()))
-        found.append(
-            {"method": method, "iqm": value, "ci_low": low, "ci_high": high, "tasks": len(by_task), "runs": runs}
-        )
-    return found
 
 
 def _choices(rows: Sequence[EpisodeRow], scales: Mapping[str, float]) -> list[dict[str, Any]]:
