@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -112,3 +113,12 @@ def test_links_lead_somewhere():
         for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", _FENCE.sub("", page.read_text())):
             if not link.startswith("http"):
                 assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_the_defaults_share_follows_from_the_committed_outcomes(capsys):
+    runpy.run_path(str(ROOT / "bench/evidence/share.py"), run_name="__main__")
+    shares = re.findall(r"([\d.]+) % \(([\d.]+) - ([\d.]+)\)", capsys.readouterr().out)
+    told = (ROOT / "docs/evidence.md").read_text().replace("\n  ", " ").replace("**", "")
+    assert len(shares) == 5
+    for share, low, high in shares:
+        assert re.search(rf"{share} %( of QGF tuned)? ?\({low} – {high}", told), share
