@@ -438,6 +438,20 @@ def test_a_chunk_goes_on_from_what_is_committed_and_can_be_guided():
     np.testing.assert_array_equal(continued, run(0.0, prefix, "qgf_jacobian"))
 
 
+@pytest.mark.parametrize("name", [name for name in GUIDANCES if name != "sum"])
+def test_every_guidance_adds_to_a_committed_prefix_row_by_row(name):
+    rng = np.random.default_rng(6)
+    observations, a, rest = (jnp.asarray(rng.uniform(-0.5, 0.5, (3, 2)), jnp.float32) for _ in range(3))
+
+    def guided(rows):
+        velocity = with_prefix(gaussian_velocity, Prefix(rest[rows], jnp.asarray([1.0, 0.3])))
+        return field_of(name, observations[rows], a[rows], jnp.asarray(0.4), models_of(rough_q, velocity))
+
+    together = guided(slice(None))
+    for row in range(3):
+        np.testing.assert_allclose(together[row : row + 1], guided(slice(row, row + 1)), rtol=1e-4, atol=1e-5)
+
+
 def test_one_step_guidance_does_not_see_the_clip():
     """Dimensions whose estimate is clipped keep the gradient at the clipped point; a Jacobian would zero it."""
     observations, a = jnp.zeros((1, 2)), jnp.asarray([[0.0, 0.0]])
@@ -761,6 +775,8 @@ def test_unknown_names_and_settings_are_answered():
         Recipe(schedule="window(0.3, 0.8, 0.5)")
     with pytest.raises(SteerflowError, match="has 0 settings, not 1"):
         Recipe(guidance="one_step(0.3)")
+    with pytest.raises(UnknownNameError, match="Did you mean 'one_step'"):
+        Recipe(guidance='sum(terms=(("one_stp", 1.0),))')
     with pytest.raises(SteerflowError, match="sum needs terms"):
         Recipe(guidance="sum")
     for terms in ('("one_step", 1.0)', '(("one_step",),)', '(("one_step", "1"),)', "()", "3"):

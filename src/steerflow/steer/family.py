@@ -80,6 +80,8 @@ class Family(Mapping[str, type[Member]], Generic[Member]):
             raise SteerflowError(f"The {self.kind} {name} needs {', '.join(missing)}. {form}")
         try:
             return member(**{field: _of_type(fields[field].type, value) for field, value in values.items()})
+        except SteerflowError:
+            raise
         except (TypeError, ValueError) as error:
             raise SteerflowError(f"The {self.kind} {text!r} cannot be: {error}. {form}") from error
 

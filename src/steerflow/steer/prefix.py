@@ -43,11 +43,12 @@ def prefix_weights(chunk: int, committed: int, delay: int) -> np.ndarray:
 
 
 def with_prefix(velocity: VelocityFn, prefix: Prefix) -> VelocityFn:
-    """The velocity of the flow that goes on from what is committed."""
+    """The velocity of the flow that goes on from what is committed; ``a`` may be the batch several times over, as of samples."""
 
     def continued(observations, a, t):
         v, pull = jax.vjp(lambda x: velocity(observations, x, t), a)
-        error = prefix.weights * (prefix.actions - (a + (1 - t) * v))
+        committed = jnp.tile(prefix.actions, (len(a) // len(prefix.actions), 1))
+        error = prefix.weights * (committed - (a + (1 - t) * v))
         strength = jnp.minimum(_CAP, (t**2 + (1 - t) ** 2) / jnp.maximum(t * (1 - t), 1e-6))
         return v + strength * (error + (1 - t) * pull(error)[0])
 
