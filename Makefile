@@ -46,7 +46,7 @@ types: $(VENV)/.dev  ## static types
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 tests: $(VENV)/.dev  ## the tests, in up to four processes; some of them: make tests ARGS="tests/test_cli.py"
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: $(VENV)/.dev  ## the longer tests that check leaves out
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -35,6 +35,16 @@ hypothesis.settings.register_profile("steerflow", deadline=None)
 hypothesis.settings.load_profile("steerflow")
 
 
+# Files that take minutes begin first, so that no process is left with one of them when the others are done.
+_LONG = [
+    f"test_{name}.py" for name in ("scale", "learn", "parts", "compare", "analyse", "docs", "launch", "demo", "actor")
+]
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: _LONG.index(item.path.name) if item.path.name in _LONG else len(_LONG))
+
+
 def write_data(folder, *, episodes=6, length=20, seed=0, task="reach", observation_dim=3, action_dim=2):
     """A small data set: a point that moves by its action; reward -|position|, success near 0."""
     rng = np.random.default_rng(seed)
