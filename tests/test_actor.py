@@ -266,6 +266,8 @@ def test_every_preset_acts(parts, every):
         act = Actor(*parts, recipe(name), every)
         actions, _ = act(jax.random.key(0), OBSERVATIONS[:4])
         assert np.isfinite(actions).all()
+        act = Actor(*parts, recipe(name, steps=2), every)
+        assert act.calls["velocity"] >= act.recipe.steps * act.recipe.candidates
 
 
 def test_a_chunk_goes_on_from_committed_actions(parts):

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from steerflow.evaluate.statistics import percentiles, resampled_means
+from steerflow.evaluate.statistics import mean_over_tasks, percentiles, resampled_means
+from steerflow.evaluate.table import results_of
 
 EVIDENCE = Path(__file__).parent
 LATER = {
@@ -24,40 +25,40 @@ AGAIN = {
     "puzzle": ["suite/puzzle-3x3.json"],
     "maze": ["suite/pointmaze-large.json", "compare/pointmaze-15.json"],
 }
-# Of each setting the outcomes (runs, episodes) of the default and of QGF.
-Settings = dict[str, tuple[list[list[int]], list[list[int]]]]
+METHODS = ("default", "qgf")
+# Of each setting, by method, the outcomes (runs, episodes).
+Settings = dict[str, dict[str, list[tuple[float, ...]]]]
 
 
-def outcomes(entry: dict[str, Any]) -> list[int]:
-    return [int(one) for one in entry["outcomes"]]
+def read(file: str) -> dict[str, Any]:
+    return json.loads((EVIDENCE / file).read_text())
 
 
 def study() -> Settings:
     """The seven settings of the study; those test episodes that had no part in it."""
     found: Settings = {}
-    for one in json.loads((EVIDENCE / "compare/variance.json").read_text())["settings"]:
-        arms = {arm["arm"]: arm for arm in one["arms"] if (arm["split"], arm["first_seed"]) == ("test", 3_000_000)}
-        (qgf,) = (arm for name, arm in arms.items() if name.startswith("qgf w="))
-        found[one["setting"]] = ([outcomes(arms["default w=75"])], [outcomes(qgf)])
+    for one in read("compare/variance.json")["settings"]:
+        tested = [arm for arm in one["arms"] if (arm["split"], arm["first_seed"]) == ("test", 3_000_000)]
+        found[one["setting"]] = {
+            method: [tuple(map(float, arm["outcomes"])) for arm in tested if arm["arm"].split(" w=")[0] == method]
+            for method in METHODS
+        }
     return found
 
 
 def add(settings: Settings, files: dict[str, list[str]]) -> None:
-    for name, file in ((name, file) for name, some in files.items() for file in some):
+    for name, some in files.items():
         task = "task2" if name.endswith("2") else "task1"
-        for one in json.loads((EVIDENCE / file).read_text())["tasks"]:
-            if task in one["task"]:
-                runs = {entry["method"]: [outcomes(run) for run in entry["runs"]] for entry in one["methods"]}
-                default, qgf = settings.setdefault(name, ([], []))
-                default += runs["default"]
-                qgf += runs["qgf"]
+        runs = settings.setdefault(name, {method: [] for method in METHODS})
+        for result in (one for file in some for one in results_of(read(file))):
+            if result.method in METHODS and task in result.task:
+                runs[result.method].append(result.outcomes["success"])
 
 
 def share(what: str, settings: Settings) -> None:
     """Print both means, every setting counting alike, and their quotient; runs and episodes are drawn anew."""
-    default, qgf = ({name: np.array(pair[k]) for name, pair in settings.items()} for k in (0, 1))
-    drawn = [np.mean([x.mean(axis=1) for x in resampled_means(one).values()], axis=0) for one in (default, qgf)]
-    low, high = percentiles(drawn[0] / drawn[1])
+    default, qgf = ({name: np.array(runs[method]) for name, runs in settings.items()} for method in METHODS)
+    low, high = percentiles(mean_over_tasks(resampled_means(default)) / mean_over_tasks(resampled_means(qgf)))
     ours, theirs = (np.mean([x.mean() for x in one.values()]) for one in (default, qgf))
     print(f"{what}: {ours:.3f} of {theirs:.3f}, {100 * ours / theirs:.1f} % ({100 * low:.1f} - {100 * high:.1f})")
 

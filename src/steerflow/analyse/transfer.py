@@ -26,7 +26,7 @@ from steerflow.evaluate.choose import peak, rounded
 from steerflow.evaluate.compare import Cell, PoolWhenNeeded
 from steerflow.evaluate.rollout import evaluate
 from steerflow.evaluate.rows import EpisodeRow, rows_path
-from steerflow.evaluate.statistics import percentiles, resampled_means
+from steerflow.evaluate.statistics import mean_over_tasks, percentiles, resampled_means
 from steerflow.evaluate.summary import SCALE, arm_summary, natural_scale
 from steerflow.evaluate.timing import Timing, add_timing
 from steerflow.evaluate.tune import EpisodeBar
@@ -145,8 +145,7 @@ def score(rows: Sequence[EpisodeRow]) -> float:
 def pooled(rows: Sequence[Sequence[EpisodeRow]], resamples: int = 4000) -> dict[str, float]:
     """The mean of the settings' success rates, its interval by bootstrap over the episodes of each, and the worst of them."""
     outcomes = {str(n): np.array([[bool(row.success) for row in some]]) for n, some in enumerate(rows)}
-    drawn = resampled_means(outcomes, resamples)
-    low, high = percentiles(np.mean(list(drawn.values()), axis=0))
+    low, high = percentiles(mean_over_tasks(resampled_means(outcomes, resamples)))
     rates = [score(some) for some in rows]
     return {"success": float(np.mean(rates)), "ci_low": low, "ci_high": high, "worst": min(rates)}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -73,16 +72,15 @@ def paired_difference(
     return PairedDifference(len(shared), float(differences.mean()), low, high, wins, losses, p)
 
 
-def interquartile_mean(scores: np.ndarray, axis: int | None = None) -> Any:
-    """Mean of the middle half of all scores, or of those along an axis: less noisy than the median, less swayed by outliers than
-    the mean.
+def interquartile_mean(scores: np.ndarray) -> np.ndarray:
+    """Mean of the middle half of the scores along the last axis: less noisy than the median, less swayed by outliers than the
+    mean.
 
     Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice", arXiv 2108.13264.
     """
     from scipy.stats import trim_mean
 
-    data = np.asarray(scores, np.float64)
-    return trim_mean(data.ravel(), 0.25) if axis is None else trim_mean(data, 0.25, axis=axis)
+    return trim_mean(np.asarray(scores, np.float64), 0.25, axis=-1)
 
 
 def resampled_means(outcomes: Mapping[str, np.ndarray], resamples: int = 2000, seed: int = 0) -> dict[str, np.ndarray]:
@@ -107,6 +105,11 @@ def resampled_means(outcomes: Mapping[str, np.ndarray], resamples: int = 2000, s
         drawn = np.take_along_axis(means, rng.integers(0, runs, (resamples, runs)), axis=1)
         found[task] = np.clip(drawn, values.min(), values.max())
     return found
+
+
+def mean_over_tasks(means: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Of means by task, each (resamples, runs): the mean in each resample, all tasks counting alike."""
+    return np.mean([x.mean(axis=1) for x in means.values()], axis=0)
 
 
 def percentiles(estimates: np.ndarray, level: float = 0.95) -> Interval:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from steerflow.errors import SteerflowError
-from steerflow.evaluate.statistics import interquartile_mean, percentiles, resampled_means
+from steerflow.evaluate.statistics import interquartile_mean, mean_over_tasks, percentiles, resampled_means
 
 # (runs, episodes) of each task.
 Outcomes = Mapping[str, np.ndarray]
@@ -125,21 +125,17 @@ def _scores(outcomes: Outcomes) -> dict[str, Any]:
         low, high = percentiles(statistic(drawn))
         return {name: float(value), f"{name}_low": low, f"{name}_high": high}
 
-    return entry("iqm", _middle) | entry("mean", _mean)
+    return entry("iqm", _middle) | entry("mean", mean_over_tasks)
 
 
 def _middle(means: Mapping[str, np.ndarray]) -> np.ndarray:
-    return interquartile_mean(np.concatenate(list(means.values()), axis=1), axis=1)
-
-
-def _mean(means: Mapping[str, np.ndarray]) -> np.ndarray:
-    return np.mean([x.mean(axis=1) for x in means.values()], axis=0)
+    return interquartile_mean(np.concatenate(list(means.values()), axis=1))
 
 
 def _difference(ours: Outcomes, theirs: Outcomes) -> dict[str, Any]:
     """Mean over tasks of ours minus theirs, paired by episode; on how many episodes ours is better, and worse."""
     by_task = {task: ours[task] - theirs[task] for task in ours}
-    low, high = percentiles(_mean(resampled_means(by_task)))
+    low, high = percentiles(mean_over_tasks(resampled_means(by_task)))
     everything = np.concatenate([x.ravel() for x in by_task.values()])
     wins, losses = int((everything > 0).sum()), int((everything < 0).sum())
     return {

@@ -38,11 +38,9 @@ class Posterior:
 
     def __call__(self, models: Models, observations, a, t, v) -> Float[Array, "batch flat"]:
         beta = models.weight if self.temperature is None else 1 / self.temperature
-        of_samples = jnp.tile(observations, (self.samples, 1))
 
         def value(x):
-            y = clip_through(self.draw(models, observations, x, t))
-            q = models.q(of_samples, y.reshape(-1, a.shape[1])).reshape(self.samples, -1)  # type: ignore[misc]
+            q = _of_samples(models.q, observations, clip_through(self.draw(models, observations, x, t)))
             # The derivative of 1/beta log mean exp(beta q); so written it has one at beta 0, where it is that of the mean.
             return jnp.sum(jax.lax.stop_gradient(jax.nn.softmax(beta * q, axis=0)) * q)
 
@@ -52,7 +50,6 @@ class Posterior:
         """Samples of ``p(a_1 | a_t = a)``; differentiable with respect to ``a``."""
         t = jnp.minimum(t, _LATEST)
         noises = jax.random.normal(jax.random.key(0), (self.samples, 1, a.shape[1]), a.dtype)
-        of_samples = jnp.tile(observations, (self.samples, 1))
 
         def step(y, now):
             inner, left = now
@@ -61,9 +58,17 @@ class Posterior:
             both = ratio / (1 + ratio)
             total = t / (1 - t) ** 2 * a + inner / (1 - inner) ** 2 * y
             x = jnp.where(ratio > 0, total / jnp.where(ratio > 0, ratio * (1 + ratio), 1.0), a)
-            estimate = x + (1 - both) * models.velocity(of_samples, x.reshape(-1, a.shape[1]), both).reshape(x.shape)
+            estimate = x + (1 - both) * _of_samples(models.velocity, observations, x, both)
             return y + (estimate - y) / left, None
 
         k = jnp.arange(self.steps, dtype=a.dtype)
         y = jnp.broadcast_to(noises, (self.samples, *a.shape))
         return jax.lax.scan(step, y, (k / self.steps, self.steps - k))[0]
+
+
+def _of_samples(
+    function, observations, x: Float[Array, "samples batch flat"], *more
+) -> Float[Array, "samples batch *answer"]:
+    """A network's answers for all samples, which it sees as rows of one batch."""
+    rows = function(jnp.tile(observations, (len(x), 1)), x.reshape(-1, x.shape[-1]), *more)
+    return rows.reshape(*x.shape[:2], *rows.shape[1:])
