@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 
 import diffrax
 import jax
@@ -803,3 +806,13 @@ def test_presets_sample_within_bounds_and_survive_a_file(name):
     got = sample(keys_of(64), OBSERVATIONS, MODELS, PRESETS[name], flat=2)
     assert np.abs(got.actions).max() <= 1
     assert Recipe.from_json(PRESETS[name].to_json()) == PRESETS[name]
+
+
+def test_what_is_equal_bit_for_bit_is_so_as_users_compile_it():
+    """Tests compile in another way (conftest.py), and the compiler decides what is rounded once and what twice."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "plain_sampling_bit_for_bit"],
+        env={**os.environ, "XLA_FLAGS": ""}, capture_output=True, text=True, timeout=900, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert f"{len(GUIDANCES) + len(SCHEDULES)} passed" in done.stdout
