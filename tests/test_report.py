@@ -196,6 +196,9 @@ def test_methods_keep_their_looks_and_differ_in_marker_too():
     assert marks(["qgf", "mine"])["qgf"] == marks(["bc", "qgf", "zeta"])["qgf"]
     looks = marks(["bc", "qgf", "qfql", "best_of_n", "qgf_best_of_n", "qgf_normalised", "mine", "yours"])
     assert len({m.marker for m in looks.values()}) == len(SERIES)
+    many = marks(["bc", *map(str, range(20))])
+    assert len({(look.colour, look.marker) for look in many.values()}) == 21
+    assert [n for n, look in many.items() if look.colour == many["bc"].colour] == ["bc"]
 
 
 def test_text_from_files_is_escaped(tmp_path):

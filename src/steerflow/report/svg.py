@@ -44,11 +44,17 @@ _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p")
 
 
 def marks(names: list[str]) -> dict[str, Mark]:
-    """A mark for each name; the usual methods always get the same ones, others take the rest in order."""
+    """A mark for each name; the usual methods always get the same ones, others take the rest in order.
+
+    The first, cloning's, keeps its colour to itself; the others repeat after 56, as 7 colours and 8 markers do.
+    """
     others = [n for n in sorted(set(names)) if n not in USUAL]
     order = [*USUAL, *others]
+    cloning, *colours = SERIES
     return {
-        n: Mark(SERIES[i % len(SERIES)], _MARKERS[i % len(_MARKERS)]) for i, n in enumerate(order) if n in set(names)
+        n: Mark(colours[(i - 1) % len(colours)] if i else cloning, _MARKERS[i % len(_MARKERS)])
+        for i, n in enumerate(order)
+        if n in set(names)
     }
 
 
