@@ -163,6 +163,14 @@ def test_a_copy_is_another_environment_with_the_same_episodes(task):
         assert np.array_equal(np.concatenate(parts), episodes[seed])
 
 
+def test_a_maze_leaves_no_file_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks.tempfile, "tempdir", str(tmp_path))
+    env = tasks.make_env("pointmaze-medium-singletask-task1-v0")
+    assert not list(tmp_path.iterdir())
+    assert tasks.tempfile.gettempdir() == str(tmp_path)
+    env.step(env.action_space.sample())
+
+
 def test_what_may_hold_anything_is_not_copied():
     for task in ("pointmaze-medium-singletask-task1-v0", f"{HERE}/Drift-v0"):
         assert tasks.copy_env(tasks.make_env(task)) is None

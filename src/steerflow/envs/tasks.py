@@ -13,9 +13,10 @@ import importlib
 import os
 import random
 import re
+import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -118,8 +119,9 @@ def make_env(task: str, **options: Any) -> gymnasium.Env:
     import gymnasium
 
     task = require_known_task(task)
+    ours = _is_ogbench(_registry()[task.rpartition(":")[2]])
     try:
-        with _no_warnings_of_bounds():
+        with _no_warnings_of_bounds(), no_temporary_files() if ours else nullcontext():
             # The checker would test every step of every episode again.
             env = gymnasium.make(task, **{"disable_env_checker": True, **options})
             _require_vectors(task, env)
@@ -155,6 +157,17 @@ def copy_env(env: gymnasium.Env) -> gymnasium.Env | None:
     with _no_warnings_of_bounds():
         _keep_action_space(copied)
     return copied
+
+
+@contextmanager
+def no_temporary_files() -> Iterator[None]:
+    """Remove what is put into the folder for temporary files: each of OGBench's mazes leaves its model there."""
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory() as tempfile.tempdir:
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
 
 
 @contextmanager

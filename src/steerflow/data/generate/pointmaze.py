@@ -9,13 +9,13 @@ the way, plus Gaussian noise, clipped. Our choice: all of it is drawn from the e
 
 from __future__ import annotations
 
-import tempfile
 from typing import Any
 
 import numpy as np
 
 from steerflow.data.generate.settings import PointMaze
 from steerflow.data.generate.world import Columns, Widths, quiet, widths_of
+from steerflow.envs.tasks import no_temporary_files
 
 Cell = tuple[int, int]
 _NEIGHBOURS = ((-1, 0), (0, -1), (1, 0), (0, 1))
@@ -25,16 +25,11 @@ class Point:
     """A maze environment with the way from every cell to every goal, found once."""
 
     def __init__(self, settings: PointMaze) -> None:
-        with quiet(), tempfile.TemporaryDirectory() as folder:
+        with quiet(), no_temporary_files():
             import gymnasium
             import ogbench.locomaze  # noqa: F401 (registers the environments)
 
-            # Each environment leaves a model file in the temporary folder.
-            before, tempfile.tempdir = tempfile.tempdir, folder
-            try:
-                made = gymnasium.make(settings.env, terminate_at_goal=False, disable_env_checker=True)
-            finally:
-                tempfile.tempdir = before
+            made = gymnasium.make(settings.env, terminate_at_goal=False, disable_env_checker=True)
             self._env: Any = made.unwrapped
         space = self._env.action_space
         self.action_low, self.action_high = space.low.copy(), space.high.copy()
