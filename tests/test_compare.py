@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from steerflow.evaluate.sweep import sweep
 from steerflow.evaluate.tune import Effort
 from steerflow.report import words
 from steerflow.report.comparison import render_comparison
-from steerflow.report.tradeoff import _LETTER, _LINE, _label_places
+from steerflow.report.tradeoff import _LETTER, _LINE, _label_places, by_task
 from steerflow.spec import Spec
 from steerflow.steer.presets import PRESETS, recipe
 
@@ -368,6 +369,18 @@ def test_the_page_shows_every_method_and_what_is_missing(compared):
     page = render_comparison({**table, "missing": [gap]}, "study")
     assert "<li>reach with study/seed-7</li>" in page
     assert "The same command continues" in page
+
+
+def test_a_long_name_leaves_room_for_the_results(compared):
+    _, table = compared
+    long = 'qgf guidance=sum(terms=(("one_step", 1.0), ("jacobian", 0.5))) schedule=window(start=0.2, stop=0.8)'
+    table = json.loads(json.dumps(table).replace('"qgf"', json.dumps(long)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (panel,) = by_task("tasks", table).panels
+    labels = re.findall(r"<text[^>]*>([^<]*)</text>", panel)
+    assert any(label.startswith("schedule=") for label in labels)
+    assert max(map(len, labels)) <= 28
 
 
 @given(st.lists(st.tuples(st.floats(0, 0.7), st.floats(0, 1)), min_size=1, max_size=12))

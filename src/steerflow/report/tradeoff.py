@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,12 +35,13 @@ def by_method(name: str, table: Mapping[str, Any]) -> Plot:
     ordered = sorted(table["methods"], key=lambda m: m["iqm"])
     looks = marks([m["method"] for m in ordered])
     with drawing():
-        figure = new_figure(1.6 * WIDTH, 40 + 26 * len(ordered))
+        labels = [_label(m["method"]) for m in ordered]
+        figure = new_figure(1.6 * WIDTH, 40 + max(26, _tallest(labels)) * len(ordered))
         axes = figure.subplots()
         for at, m in enumerate(ordered):
             _interval(axes, at, m["iqm"], m["iqm_low"], m["iqm_high"], looks[m["method"]])
             axes.plot([m["mean"]], [at], "|", color=INK, markersize=9, markeredgewidth=1.3, zorder=6)
-        _names(axes, [m["method"] for m in ordered])
+        _names(axes, labels)
         _measure(axes, table, "x")
         spoken = "; ".join(
             f"{m['method']}: {m['iqm']:.3g} ({m['iqm_low']:.3g} to {m['iqm_high']:.3g})" for m in ordered
@@ -57,11 +59,11 @@ def by_method(name: str, table: Mapping[str, Any]) -> Plot:
 def by_task(name: str, table: Mapping[str, Any]) -> Plot:
     """A panel for each task, methods in the same order: the mean over runs with its interval, and each run's result."""
     order = [m["method"] for m in sorted(table["methods"], key=lambda m: m["iqm"])]
-    looks, panels = marks(order), []
+    looks, panels, labels = marks(order), [], [_label(method) for method in order]
     with drawing():
         for i, task in enumerate(table["tasks"]):
             entries = {m["method"]: m for m in task["methods"]}
-            figure = new_figure(WIDTH, 62 + 22 * len(order))
+            figure = new_figure(WIDTH, 62 + max(22, _tallest(labels)) * len(order))
             axes = figure.subplots()
             for at, method in enumerate(order):
                 m = entries[method]
@@ -69,7 +71,7 @@ def by_task(name: str, table: Mapping[str, Any]) -> Plot:
                 if len(runs) > 1:
                     axes.plot(runs, [at] * len(runs), "o", markersize=3, color=MUTED, zorder=6)
                 _interval(axes, at, m["mean"], m["mean_low"], m["mean_high"], looks[method])
-            _names(axes, order)
+            _names(axes, labels)
             _measure(axes, table, "x")
             axes.set_title(task["task"].removesuffix("-v0").rpartition(":")[2], fontsize=10)
             spoken = "; ".join(f"{method}: {entries[method]['mean']:.3g}" for method in order)
@@ -122,8 +124,9 @@ def _scatter(name: str, label: str, costs: Sequence[float], table: Mapping[str, 
         (float(np.log(c / low) / np.log(high / low)), (m["iqm"] - bottom) / (top - bottom))
         for c, m in zip(costs, methods, strict=True)
     ]
-    for m, spot, place in zip(methods, spots, _label_places(spots, [m["method"] for m in methods]), strict=True):
-        axes.annotate(m["method"], place, xycoords="axes fraction", fontsize=10, va="center")
+    labels = [_label(m["method"]) for m in methods]
+    for text, spot, place in zip(labels, spots, _label_places(spots, labels), strict=True):
+        axes.annotate(text, place, xycoords="axes fraction", fontsize=10, va="center")
         if abs(place[1] - spot[1]) > _LINE / 2:
             ends = zip(spot, (place[0] - _LETTER / 2, place[1]), strict=True)
             axes.plot(*ends, color=MUTED, linewidth=0.7, transform=axes.transAxes, zorder=2)
@@ -131,14 +134,25 @@ def _scatter(name: str, label: str, costs: Sequence[float], table: Mapping[str, 
     return to_svg(figure, name, f"Results against {label}", spoken)
 
 
-def _label_places(spots: Sequence[tuple[float, float]], names: Sequence[str]) -> list[tuple[float, float]]:
+def _label(method: str) -> str:
+    """A method's name in lines that leave room for its results: one with settings of its own may be long."""
+    return textwrap.fill(method, 28)
+
+
+def _tallest(labels: Sequence[str]) -> int:
+    return 15 * max(len(label.split("\n")) for label in labels)
+
+
+def _label_places(spots: Sequence[tuple[float, float]], labels: Sequence[str]) -> list[tuple[float, float]]:
     """Where each point's name begins: right of it, or as near above or below as other names and points leave room."""
     taken = [(x - 0.012, x + 0.012, y - 0.02, y + 0.02) for x, y in spots]
     places = []
-    furthest = 6 * len(names)
+    furthest = 6 * len(labels)
     shifts = sorted((s * _LINE / 3 for s in range(-furthest, furthest + 1)), key=lambda s: (abs(s), s))
-    for (x, y), name in zip(spots, names, strict=True):
-        boxes = [(x + 0.02, x + 0.02 + _LETTER * len(name), y + s - _LINE / 2, y + s + _LINE / 2) for s in shifts]
+    for (x, y), label in zip(spots, labels, strict=True):
+        lines = label.split("\n")
+        right, half = x + 0.02 + _LETTER * max(map(len, lines)), _LINE * len(lines) / 2
+        boxes = [(x + 0.02, right, y + s - half, y + s + half) for s in shifts]
         free = [b for b in boxes if b[2] >= -0.02 and not any(_overlap(b, other) for other in taken)]
         box = (free or boxes)[0]
         taken.append(box)
