@@ -15,7 +15,10 @@ EVIDENCE = Path(__file__).parent
 LATER = {
     "scene 2": ["compare/scene-task2.json"],
     "puzzle 2": ["compare/puzzle-task2.json", "suite/puzzle-3x3-task2.json"],
-    "maze 2": [f"compare/pointmaze-task2-{which}.json" for which in ("far", "seed-0", "seed-1")],
+    "maze 2": [
+        "compare/pointmaze-task2-far.json",
+        *(f"suite/pointmaze-large-task2{seed}.json" for seed in ("", "-seed-1")),
+    ],
     "cube-double 1": ["compare/cube-double.json"],
     "cube-double 2": ["compare/cube-double.json"],
 }
