@@ -140,6 +140,7 @@ def _label(method: str) -> str:
 
 
 def _tallest(labels: Sequence[str]) -> int:
+    """The pixels of the label with the most lines."""
     return 15 * max(len(label.split("\n")) for label in labels)
 
 
