@@ -393,6 +393,13 @@ def test_labels_of_a_scatter_plot_do_not_overlap(spots):
         assert abs(y - other_y) > 0.999 * _LINE or abs(x - other_x) > 0.999 * _LETTER * len("method")
 
 
+@given(st.lists(st.tuples(st.floats(0, 0.7), st.floats(0, 1)), min_size=2, max_size=6))
+def test_labels_of_several_lines_do_not_overlap(spots):
+    places = _label_places(spots, ["method\nof\nlines"] * len(spots))
+    for (x, y), (other_x, other_y) in itertools.combinations(places, 2):
+        assert abs(y - other_y) > 2.999 * _LINE or abs(x - other_x) > 0.999 * _LETTER * len("method")
+
+
 def test_methods_are_written_like_calls():
     methods = read_methods(["qgf, bc", "qgf(aggregate=mean, schedule=window(start=0.5))", "fast(steps=3)"], Changes())
     mean = recipe("qgf", aggregate="mean", schedule="window(start=0.5)")

@@ -119,9 +119,9 @@ def make_env(task: str, **options: Any) -> gymnasium.Env:
     import gymnasium
 
     task = require_known_task(task)
-    ours = _is_ogbench(_registry()[task.rpartition(":")[2]])
+    of_ogbench = _is_ogbench(_registry()[task.rpartition(":")[2]])
     try:
-        with _no_warnings_of_bounds(), no_temporary_files() if ours else nullcontext():
+        with _no_warnings_of_bounds(), no_temporary_files() if of_ogbench else nullcontext():
             # The checker would test every step of every episode again.
             env = gymnasium.make(task, **{"disable_env_checker": True, **options})
             _require_vectors(task, env)

@@ -148,7 +148,7 @@ def _label_places(spots: Sequence[tuple[float, float]], labels: Sequence[str]) -
     """Where each point's name begins: right of it, or as near above or below as other names and points leave room."""
     taken = [(x - 0.012, x + 0.012, y - 0.02, y + 0.02) for x, y in spots]
     places = []
-    furthest = 6 * len(labels)
+    furthest = 6 * sum(len(label.split("\n")) for label in labels)
     shifts = sorted((s * _LINE / 3 for s in range(-furthest, furthest + 1)), key=lambda s: (abs(s), s))
     for (x, y), label in zip(spots, labels, strict=True):
         lines = label.split("\n")
