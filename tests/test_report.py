@@ -36,6 +36,7 @@ class Page(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.words: list[str] = []
         self.rows: list[list[str]] = []
+        self.source = text
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
@@ -151,6 +152,23 @@ def test_every_figure_is_labelled_and_every_reference_leads_somewhere(page):
     assert len(labels) == 8
     assert all(labels)
     assert [t for t, _ in page.tags].count("figcaption") == 3
+
+
+def test_long_names_leave_results_their_room(copy):
+    long = "qgf guidance=sum(terms=(('one_step', 1.0), ('jacobian', 0.5))) schedule=window(start=0.2, stop=0.8)"
+    (rows,) = copy.glob("evaluations/*.jsonl")
+    rows.write_text(re.sub(r'("arm": |"method": )"qgf', rf'\1"{long}', rows.read_text()))
+    (copy / "summary.json").unlink()
+    page = page_of(copy)
+    assert max(map(len, re.findall(r"<text[^>]*>([^<]*)</text>", page.source))) <= 50
+    assert max(len(line) for row in page.rows for line in row[0].split("\n")) <= 60
+    assert " ".join(page.row("qgf")[1].split("\n")) == long
+    # The two axes of a weight panel: the left one ends where the right one begins.
+    panels = [p for p in re.findall(r"<svg.*?</svg>", page.source, re.DOTALL) if "results against guidance weight" in p]
+    assert len(panels) == 2
+    for panel in panels:
+        (_, end), (start, _) = re.findall(r'axes_[12]">\n<g [^>]*>\n<path d="M ([\d.]+) \S+\s+L ([\d.]+)', panel)
+        assert 0 < float(start) - float(end) < 20
 
 
 def test_equal_runs_give_equal_reports(run):

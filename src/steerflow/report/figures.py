@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 # More dots or points than this in one series show no more and make the file heavy.
 _MOST_DOTS, _MOST_POINTS = 300, 300
+# The height of a line of an arm's name, in arms.
+_LINE = 0.24
 
 
 @dataclass(frozen=True)
@@ -108,14 +110,17 @@ def _values_panel(
 ) -> str:
     looks = marks([a.method for a, _ in drawn])
     medians = [words.number(float(np.median([value(r) for r in rows]))) for _, rows in drawn]
-    figure = new_figure(WIDTH, 62 + 62 * len(drawn))
+    labels = [words.lines(arm.arm) for arm, _ in drawn]
+    more = np.array([_LINE * label.count("\n") for label in labels])
+    places = -np.arange(len(drawn)) - np.cumsum(more)
+    figure = new_figure(WIDTH, 62 * (1 + len(drawn) + more.sum()))
     axes = figure.subplots()
     for i, (arm, rows) in enumerate(drawn):
-        _dots(axes, -i, rows, value, looks[arm.method])
+        _dots(axes, places[i], rows, value, looks[arm.method])
         style: Any = {"xycoords": ("axes fraction", "data"), "va": "center"}
-        axes.annotate(arm.arm, (0, -i + 0.42), **style)
-        axes.annotate(f"median {medians[i]}", (1, -i + 0.42), ha="right", color=MUTED, **style)
-    axes.set(ylim=(-len(drawn) + 0.55, 0.62), yticks=[], xlabel=label)
+        axes.annotate(labels[i], (0, places[i] + 0.42 + more[i] / 2), **style)
+        axes.annotate(f"median {medians[i]}", (1, places[i] + 0.42), ha="right", color=MUTED, **style)
+    axes.set(ylim=(places[-1] - 0.45, 0.62), yticks=[], xlabel=label)
     axes.set_title(title)
     axes.locator_params(axis="x", nbins=5)
     axes.spines["left"].set_visible(False)

@@ -28,6 +28,7 @@ def render_page(template: str, context: Mapping[str, Any]) -> str:
         percent=words.percent,
         interval=words.interval,
         p=words.probability,
+        lines=words.lines,
         number=words.number,
         weight=words.weight,
         duration=words.seconds,

@@ -143,7 +143,7 @@ def paths_plot(
     margin = 0.06 * (high - low).max() + 1e-6
     low, high = low - margin, high + margin
     landscape = _landscape(plane, low, high, q) if q is not None else None
-    titles = ("without guidance", f"{method}, w = {words.weight(paths.weight)}")
+    titles = ("without guidance", words.lines(f"{method}, w = {words.weight(paths.weight)}"))
     with drawing():
         panels = tuple(
             _panel(f"{name}-{i}", points, look, title, (low, high), landscape)

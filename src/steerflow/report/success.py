@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -115,8 +116,14 @@ def _weight_panel(name: str, family: Family, plain: Sequence[Family], looks: dic
     if weight is not None:
         at = weight * (high / low) ** _ASIDE if weight > 0 else 0.28
         _mark_choice(right if weight > 0 else left, weight, at, family)
-        right.set_title(f"chosen: {words.weight(weight)}", loc="right", color=CHOSEN, fontsize=11, weight="normal")
-    left.set_title(f" {family.name}")
+    # The name spans both axes, which the layout would part to hold a title; the title of as many lines keeps its room.
+    title = words.lines(family.name)
+    left.text(
+        0, 1, textwrap.indent(title, " "), size=12, weight="bold", in_layout=False,
+        transform=left.transAxes + left.titleOffsetTrans,
+    )  # fmt: skip
+    chosen = f"chosen: {words.weight(weight)}" if weight is not None else " "
+    right.set_title("\n" * title.count("\n") + chosen, loc="right", color=CHOSEN, fontsize=11, weight="normal")
     ticks = _spread(positive, weight or positive[0], low, high)
     right.set(xscale="log", xlim=(low, high), xlabel="guidance weight w")
     right.set_xticks(ticks, [words.weight(w) for w in ticks])
@@ -150,7 +157,7 @@ def _candidates_panel(name: str, plain: Sequence[Family], looks: dict[str, Mark]
     axes.set(xscale="log", xlim=(low, high), xlabel="candidates")
     axes.set_xticks(numbers, [f"{n:g}" for n in numbers])
     axes.set_xticks([], minor=True)
-    axes.set_title(" " + (", ".join(names[:3]) or CLONING))
+    axes.set_title(textwrap.indent(words.lines(", ".join(names[:3]) or CLONING), " "))
     _measure_axis(axes, plain[0])
     horizontal_grid(axes)
     return to_svg(figure, name, "Results of the methods without guidance, by number of candidates", _spoken(plain))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +34,7 @@ def by_method(name: str, table: Mapping[str, Any]) -> Plot:
     ordered = sorted(table["methods"], key=lambda m: m["iqm"])
     looks = marks([m["method"] for m in ordered])
     with drawing():
-        labels = [_label(m["method"]) for m in ordered]
+        labels = [words.lines(m["method"]) for m in ordered]
         figure = new_figure(1.6 * WIDTH, 40 + max(26, _tallest(labels)) * len(ordered))
         axes = figure.subplots()
         for at, m in enumerate(ordered):
@@ -59,7 +58,7 @@ def by_method(name: str, table: Mapping[str, Any]) -> Plot:
 def by_task(name: str, table: Mapping[str, Any]) -> Plot:
     """A panel for each task, methods in the same order: the mean over runs with its interval, and each run's result."""
     order = [m["method"] for m in sorted(table["methods"], key=lambda m: m["iqm"])]
-    looks, panels, labels = marks(order), [], [_label(method) for method in order]
+    looks, panels, labels = marks(order), [], [words.lines(method) for method in order]
     with drawing():
         for i, task in enumerate(table["tasks"]):
             entries = {m["method"]: m for m in task["methods"]}
@@ -124,7 +123,7 @@ def _scatter(name: str, label: str, costs: Sequence[float], table: Mapping[str, 
         (float(np.log(c / low) / np.log(high / low)), (m["iqm"] - bottom) / (top - bottom))
         for c, m in zip(costs, methods, strict=True)
     ]
-    labels = [_label(m["method"]) for m in methods]
+    labels = [words.lines(m["method"]) for m in methods]
     for text, spot, place in zip(labels, spots, _label_places(spots, labels), strict=True):
         axes.annotate(text, place, xycoords="axes fraction", fontsize=10, va="center")
         if abs(place[1] - spot[1]) > _LINE / 2:
@@ -132,11 +131,6 @@ def _scatter(name: str, label: str, costs: Sequence[float], table: Mapping[str, 
             axes.plot(*ends, color=MUTED, linewidth=0.7, transform=axes.transAxes, zorder=2)
     spoken = "; ".join(f"{m['method']}: {m['iqm']:.3g} at {c:.3g}" for c, m in zip(costs, methods, strict=True))
     return to_svg(figure, name, f"Results against {label}", spoken)
-
-
-def _label(method: str) -> str:
-    """A method's name in lines that leave room for its results: one with settings of its own may be long."""
-    return textwrap.fill(method, 28)
 
 
 def _tallest(labels: Sequence[str]) -> int:

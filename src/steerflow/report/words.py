@@ -1,8 +1,9 @@
-"""Numbers as readers see them: percent, intervals, weights, durations, counts."""
+"""Numbers and names as readers see them: percent, intervals, weights, durations, counts, methods."""
 
 from __future__ import annotations
 
 import math
+import textwrap
 from typing import Any
 
 NOTHING = "–"
@@ -47,6 +48,11 @@ def weight(value: float) -> str:
     """A guidance weight, to three significant digits and without trailing zeros: 0.1, 0.0866, 2."""
     rounded = float(f"{value:.3g}")
     return f"{rounded:.8f}".rstrip("0").rstrip(".") if abs(rounded) >= 1e-5 or rounded == 0 else f"{rounded:g}"
+
+
+def lines(name: str, letters: int = 28) -> str:
+    """A method's or arm's name in lines that leave room for its results: one with settings of its own may be long."""
+    return textwrap.fill(name, letters)
 
 
 def probability(p: float) -> str:
