@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from rliable.metrics import aggregate_iqm
 
 from actors_for_tests import DriftActor, untrained
-from steerflow.cli.runs import Changes, read_methods
+from steerflow.artefact import write_artefact
+from steerflow.cli.runs import Changes, parts_of, read_methods
 from steerflow.cli.table import show_comparison
 from steerflow.errors import ArtefactError, MismatchError, SteerflowError, UnknownNameError
 from steerflow.evaluate.arms import Actors
@@ -24,6 +25,7 @@ from steerflow.evaluate.rows import read_rows, rows_path
 from steerflow.evaluate.statistics import resampled_means
 from steerflow.evaluate.sweep import sweep
 from steerflow.evaluate.tune import Effort
+from steerflow.learn.config import PARTS
 from steerflow.report import words
 from steerflow.report.comparison import render_comparison
 from steerflow.report.tradeoff import _LETTER, _LINE, _label_places, by_task
@@ -401,7 +403,9 @@ def test_labels_of_several_lines_do_not_overlap(spots):
 
 
 def test_methods_are_written_like_calls():
-    methods = read_methods(["qgf, bc", "qgf(aggregate=mean, schedule=window(start=0.5))", "fast(steps=3)"], Changes())
+    methods = read_methods(
+        ["qgf, bc", "qgf(aggregate=mean, schedule=window(start=0.5))", "fast(steps=3)"], Changes(), list
+    )
     mean = recipe("qgf", aggregate="mean", schedule="window(start=0.5)")
     assert methods == {
         "bc": recipe("bc"),
@@ -409,15 +413,15 @@ def test_methods_are_written_like_calls():
         "qgf schedule=window(start=0.5, stop=1.0) aggregate=mean": mean,
         "fast steps=3": recipe("fast", steps=3),
     }
-    changed = read_methods(["qgf"], Changes(steps=5, aggregate="mean"))
+    changed = read_methods(["qgf"], Changes(steps=5, aggregate="mean"), list)
     assert changed == {
         "bc": recipe("bc", steps=5),
         "qgf aggregate=mean steps=5": recipe("qgf", steps=5, aggregate="mean"),
     }
     with pytest.raises(SteerflowError, match="like a call"):
-        read_methods(["qgf(steps=3"], Changes())
+        read_methods(["qgf(steps=3"], Changes(), list)
     with pytest.raises(UnknownNameError, match="'steps'"):
-        read_methods(["qgf(stesp=3)"], Changes())
+        read_methods(["qgf(stesp=3)"], Changes(), list)
 
 
 def test_bad_comparisons_get_an_instruction_before_anything_runs(tmp_path):
@@ -515,3 +519,17 @@ def test_resampling_has_the_spread_of_runs_and_of_episodes():
     # The same draws for outcomes of the same shape: differences are paired.
     more = resampled_means({"a": runs + 0.25}, 4000)["a"].mean(axis=1)
     np.testing.assert_allclose(more - drawn, 0.25)
+
+
+def test_all_methods_are_those_whose_parts_all_runs_have(tmp_path, capsys):
+    assert set(read_methods(["all"], Changes(), lambda: PARTS)) == set(PRESETS)
+    assert capsys.readouterr().err == ""
+    both, one = tmp_path / "both", tmp_path / "one"
+    for run, kinds in ((both, ("optimal", "robust")), (one, ("optimal",))):
+        for kind in kinds:
+            write_artefact(run / kind / TASKS[0], kind, {}, {})
+    methods = read_methods(["all, qgf(steps=3)"], Changes(), lambda: parts_of([(both, TASKS[0]), (one, TASKS[0])]))
+    assert set(PRESETS) - set(methods) == {"robust_q", "qgf_amortised", "dsrl"}
+    assert methods["qgf steps=3"] == recipe("qgf", steps=3)
+    assert "robust_q, which asks for `steerflow train robust" in capsys.readouterr().err
+    assert parts_of([(both, TASKS[1])]) == []

@@ -33,8 +33,8 @@ class Compare:
     # Run folders, or their names below ./runs; a folder of seeds (RUN/seed-N) stands for all of them. Or comparisons to join:
     # their folders or compare.json.
     runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUN [RUN ...]")]
-    # Methods to compare, such as qgf,best_of_n or 'qgf(aggregate=mean, steps=5)'; an unknown name lists all. By default
-    # qgf,qfql,best_of_n. Behaviour cloning is always there.
+    # Methods to compare, such as qgf,best_of_n or 'qgf(aggregate=mean, steps=5)'; "all" are those whose parts all runs have, an
+    # unknown name lists them. By default qgf,qfql,best_of_n. Behaviour cloning is always there.
     methods: Annotated[tuple[str, ...], arg(aliases=("--method",))] = ()
     # Tasks; by default all that the runs have critics of. A run takes part in those that it has.
     tasks: Annotated[tuple[str, ...], arg(aliases=("--task",))] = ()
@@ -73,7 +73,7 @@ class Compare:
 
 def compare(arguments: list[str]) -> None:
     config = parse(Compare, arguments, prog="steerflow compare")
-    from steerflow.cli.runs import read_methods, split_names
+    from steerflow.cli.runs import parts_of, read_methods, split_names
     from steerflow.errors import SteerflowError
 
     if not config.runs:
@@ -82,7 +82,7 @@ def compare(arguments: list[str]) -> None:
     out = config.out or Path("runs") / ("compare-" + "-".join(Path(run).name for run in config.runs))
     # What imports jax comes after what does not.
     from steerflow.cli.table import show_comparison
-    from steerflow.evaluate.compare import compare, comparison_path, join
+    from steerflow.evaluate.compare import cells_of, compare, comparison_path, join
     from steerflow.evaluate.tune import Effort
     from steerflow.report.comparison import write_comparison
 
@@ -97,8 +97,14 @@ def compare(arguments: list[str]) -> None:
         write_comparison(table, out)
 
     tasks = split_names(config.tasks)
+
+    def parts() -> list[str]:
+        cells = cells_of(config.runs, tasks, own_critic="own" in config.critics)
+        return parts_of((cell.run, cell.task) for cell in cells)
+
     if earlier:
-        methods = list(read_methods(config.methods, config.changes)) if config.methods else []
+        named = config.methods if config.methods != ("all",) else ()
+        methods = list(read_methods(named, config.changes, parts)) if named else []
         table = join(earlier, out, methods=methods, tasks=tasks, reference=config.reference)
         write(table)
     else:
@@ -113,7 +119,7 @@ def compare(arguments: list[str]) -> None:
         )
         table = compare(
             config.runs,
-            read_methods(config.methods or _METHODS, config.changes),
+            read_methods(config.methods or _METHODS, config.changes, parts),
             out,
             tasks=tasks,
             reference=config.reference,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -45,14 +46,23 @@ class Changes:
         return {k: v for k, v in vars(self).items() if v is not None and (not plain or k in _PLAIN)}
 
 
-def read_methods(texts: Sequence[str], changes: Changes) -> dict[str, Recipe]:
+def read_methods(texts: Sequence[str], changes: Changes, parts: Callable[[], Collection[str]]) -> dict[str, Recipe]:
     """Recipes by name, behaviour cloning first: ``qgf``, or ``qgf(aggregate=mean, schedule=window(start=0.5))`` for a preset
-    with changes of its own. Raises with the nearest names for unknown methods and settings."""
+    with changes of its own, or ``all`` for every preset whose ``parts`` are there; those that are left out are told.
+    Raises with the nearest names for unknown methods and settings."""
     from steerflow.evaluate.arms import method_name
-    from steerflow.steer.presets import recipe
+    from steerflow.steer.presets import PRESETS, recipe
 
+    asked = _split(",".join(texts))
+    if "all" in asked:
+        there = {"critic", *parts()}
+        lacking = {name: sorted(one.asks - there) for name, one in PRESETS.items() if one.asks - there}
+        for name, kinds in lacking.items():
+            print(f"left out: {name}, which asks for `steerflow train {kinds[0]} --run RUN`", file=sys.stderr)
+        at = asked.index("all")
+        asked[at : at + 1] = [name for name in PRESETS if name not in lacking]
     found = {"bc": recipe("bc", **changes.given(plain=True))}
-    for one in _split(",".join(texts)):
+    for one in asked:
         name, _, own = one.partition("(")
         if own and not own.endswith(")"):
             raise SteerflowError(
@@ -63,6 +73,15 @@ def read_methods(texts: Sequence[str], changes: Changes) -> dict[str, Recipe]:
         changed = recipe(name.strip(), **known)
         found[method_name(name.strip(), changed)] = changed
     return found
+
+
+def parts_of(places: Iterable[tuple[Path, str]]) -> list[str]:
+    """The kinds of parts that every one of the runs has for its task."""
+    from steerflow.learn.config import PARTS
+    from steerflow.load import tasks_of
+
+    places = list(places)
+    return [kind for kind in PARTS if all(task in tasks_of(run, kind) for run, task in places)]
 
 
 def _split(text: str) -> list[str]:

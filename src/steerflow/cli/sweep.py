@@ -21,8 +21,8 @@ class Sweep:
 
     # Run folder, or its name below ./runs.
     run: RunName
-    # Methods to compare, such as qgf,best_of_n or 'qgf(aggregate=mean, steps=5)'; an unknown name lists all. Behaviour
-    # cloning is always there.
+    # Methods to compare, such as qgf,best_of_n or 'qgf(aggregate=mean, steps=5)'; "all" are those whose parts the run has, an
+    # unknown name lists them. Behaviour cloning is always there.
     methods: Annotated[tuple[str, ...], arg(aliases=("--method",))] = ("qgf", "best_of_n")
     # Tasks; by default all that the run has critics of.
     tasks: Annotated[tuple[str, ...], arg(aliases=("--task",))] = ()
@@ -66,7 +66,7 @@ def sweep(arguments: list[str]) -> None:
 
 
 def _sweep(config: Sweep, run: Path, task: str) -> dict[str, Any]:
-    from steerflow.cli.runs import read_methods
+    from steerflow.cli.runs import parts_of, read_methods
     from steerflow.envs.pool import Pool
     from steerflow.evaluate.sweep import sweep
 
@@ -76,12 +76,14 @@ def _sweep(config: Sweep, run: Path, task: str) -> dict[str, Any]:
         from steerflow.part import Part
         from steerflow.policy import Policy
 
+        parts = [Part.load(folder) for folder in config.parts]
+        kinds = {part.kind for part in parts}.union(parts_of([(run, task)]))
         return sweep(
             run,
             Policy.load(config.policy) if config.policy else None,
             Critic.load(config.critic) if config.critic else None,
             task,
-            read_methods(config.methods, config.changes),
+            read_methods(config.methods, config.changes, lambda: kinds),
             tune_episodes=config.tune_episodes,
             test_episodes=config.test_episodes,
             budget=config.budget,
@@ -89,6 +91,6 @@ def _sweep(config: Sweep, run: Path, task: str) -> dict[str, Any]:
             candidates=config.candidates,
             curve=config.curve,
             seed=config.seed,
-            parts=[Part.load(folder) for folder in config.parts],
+            parts=parts,
             pool=pool,
         )
