@@ -464,7 +464,9 @@ def test_one_step_guidance_does_not_see_the_clip():
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in GUIDANCES if n != "sum"] + ['sum(terms=(("one_step", 1.0), ("noisy", 0.3)))']
+    "name",
+    [n for n in GUIDANCES if n != "sum"]
+    + ['sum(terms=(("one_step", 1.0), ("noisy", 0.3), ("cfg", 0.1, "normalised")))'],
 )
 class TestGuidanceContract:
     def call(self, name, rows=slice(None)):
@@ -509,6 +511,22 @@ class TestGuidanceContract:
     def test_written_and_read_again_it_is_the_same(self, name):
         chosen = Recipe(guidance=name, weight=0.3)
         assert Recipe.from_json(chosen.to_json()) == chosen
+
+
+def test_terms_of_a_sum_have_units_of_their_own():
+    rng = np.random.default_rng(4)
+    observations, a = (jnp.asarray(rng.uniform(-1, 1, (5, 2)), jnp.float32) for _ in range(2))
+    models, t = models_of(rough_q), jnp.asarray(0.4)
+    v = models.velocity(observations, a, t)
+    one_step, noisy, cfg = (
+        np.asarray(GUIDANCES.parse(name)(models, observations, a, t, v), np.float64)
+        for name in ("one_step", "noisy", "cfg")
+    )
+    terms = (("one_step", 1.3, "steepness"), ("noisy", -0.2), ("cfg", 0.5, "normalised(start=0.1)"))
+    got = GUIDANCES.parse(f"sum(terms={terms!r})")(models, observations, a, t, v)
+    share = np.linalg.norm(v, axis=1, keepdims=True) / np.linalg.norm(cfg, axis=1, keepdims=True)
+    expected = 1.3 / models.scales["steepness"] * one_step - 0.2 * noisy + 0.5 * share * cfg
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("field", ["refine", "solver", "select", "aggregate"])
@@ -775,6 +793,8 @@ def test_unknown_names_and_settings_are_answered():
         Recipe(schedule="window(start=")
     with pytest.raises(UnknownNameError, match="Did you mean 'one_step'"):
         Recipe(guidance='sum(terms=(("one_stp", 1.0),))')
+    with pytest.raises(UnknownNameError, match="steepness"):
+        Recipe(guidance='sum(terms=(("one_step", 1.0, "steepnes"),))')
     for match, written in (
         ("has 2 settings, not 3", {"schedule": "window(0.3, 0.8, 0.5)"}),
         ("has 0 settings, not 1", {"guidance": "one_step(0.3)"}),
@@ -782,6 +802,7 @@ def test_unknown_names_and_settings_are_answered():
         ("[Ss]um", {"guidance": 'sum(terms=("one_step", 1.0))'}),
         ("[Ss]um", {"guidance": 'sum(terms=(("one_step",),))'}),
         ("[Ss]um", {"guidance": 'sum(terms=(("one_step", "1"),))'}),
+        ("[Ss]um", {"guidance": 'sum(terms=(("one_step", 1.0, 3),))'}),
         ("[Ss]um", {"guidance": "sum(terms=())"}),
         ("[Ss]um", {"guidance": "sum(terms=3)"}),
         ("'x' is not a number", {"guidance": "jacobian(share='x')"}),
