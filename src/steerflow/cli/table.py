@@ -18,7 +18,7 @@ def show_arms(summary: Mapping[str, Any], task: str) -> None:
     chosen = {choice["method"]: choice["arm"] for choice in summary["choice"] if choice["task"] == task}
     arms = [arm for arm in summary["arms"] if arm["task"] == task and arm["split"] == "test"]
     table = Table(title=task, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
-    table.add_column("arm")
+    table.add_column("arm", overflow="fold")
     for name in ("success", "95 % interval", "episodes", "return", "length"):
         table.add_column(name, justify="right")
     for arm in arms:
@@ -118,7 +118,7 @@ def _table(title: str, *columns: str) -> RichTable:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
-    table.add_column("method")
+    table.add_column("method", overflow="fold")
     for name in columns:
         table.add_column(name, justify="right")
     return table
