@@ -52,6 +52,8 @@ PRESETS: dict[str, Recipe] = {
     "robust_q": Recipe(guidance="robust", weight=0.1),
     # Classifier-free guidance by the actions of positive advantage, arXiv 2505.23458: steerflow train optimal.
     "cfgrl": Recipe(guidance="cfg", weight=3.0),
+    # The same with Q-Guided Flow's gradient beside it.
+    "cfgrl_qgf": Recipe(guidance='sum(terms=(("cfg", 1.0), ("one_step", 0.1)))', weight=0.75),
     # Starts of the flow that a learnt actor chooses, DSRL: steerflow train latent.
     "dsrl": Recipe(noise="latent"),
     # Q-Guided Flow whose step is a fraction of the velocity's norm, whatever the critic's scale.
