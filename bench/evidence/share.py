@@ -22,12 +22,16 @@ LATER = {
     "cube-double 1": ["compare/cube-double.json"],
     "cube-double 2": ["compare/cube-double.json"],
 }
-# Of three of the first seven settings, trained and measured later.
+# Of four of the first seven settings, trained and measured later.
 AGAIN = {
-    "scene": ["suite/scene-seed-1.json"],
-    "puzzle": ["suite/puzzle-3x3.json"],
+    "demo": ["compare/cfgrl-and-qgf.json"],
+    "scene": ["suite/scene-seed-1.json", "compare/cfgrl-and-qgf.json"],
+    "puzzle": ["suite/puzzle-3x3.json", "compare/cfgrl-and-qgf.json"],
     "maze": ["suite/pointmaze-large.json", "compare/pointmaze-15.json"],
 }
+# How the names of the settings' tasks begin, where not like the settings', and the number of the task where it is not 1.
+ENVIRONMENTS = {"demo": "cube-single", "puzzle": "puzzle-3x3", "maze": "pointmaze-large"}
+NUMBERS = {"demo": "2"}
 METHODS = ("default", "qgf")
 # Of each setting, by method, the outcomes (runs, episodes).
 Settings = dict[str, dict[str, list[tuple[float, ...]]]]
@@ -51,10 +55,11 @@ def study() -> Settings:
 
 def add(settings: Settings, files: dict[str, list[str]]) -> None:
     for name, some in files.items():
-        task = "task2" if name.endswith("2") else "task1"
+        kind, _, number = name.partition(" ")
+        task = f"{ENVIRONMENTS.get(kind, kind)}-singletask-task{number or NUMBERS.get(kind, '1')}-"
         runs = settings.setdefault(name, {method: [] for method in METHODS})
         for result in (one for file in some for one in results_of(read(file))):
-            if result.method in METHODS and task in result.task:
+            if result.method in METHODS and result.task.startswith(task):
                 runs[result.method].append(result.outcomes["success"])
 
 
