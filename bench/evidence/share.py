@@ -12,26 +12,27 @@ from steerflow.evaluate.statistics import mean_over_tasks, percentiles, resample
 from steerflow.evaluate.table import results_of
 
 EVIDENCE = Path(__file__).parent
+# Of each setting its task, and the comparisons that have it.
 LATER = {
-    "scene 2": ["compare/scene-task2.json"],
-    "puzzle 2": ["compare/puzzle-task2.json", "suite/puzzle-3x3-task2.json"],
-    "maze 2": [
-        "compare/pointmaze-task2-far.json",
-        *(f"suite/pointmaze-large-task2{seed}.json" for seed in ("", "-seed-1")),
-    ],
-    "cube-double 1": ["compare/cube-double.json"],
-    "cube-double 2": ["compare/cube-double.json"],
+    "scene 2": ("scene-singletask-task2-v0", ["compare/scene-task2.json"]),
+    "puzzle 2": ("puzzle-3x3-singletask-task2-v0", ["compare/puzzle-task2.json", "suite/puzzle-3x3-task2.json"]),
+    "maze 2": (
+        "pointmaze-large-singletask-task2-v0",
+        [
+            "compare/pointmaze-task2-far.json",
+            *(f"suite/pointmaze-large-task2{seed}.json" for seed in ("", "-seed-1")),
+        ],
+    ),
+    "cube-double 1": ("cube-double-singletask-task1-v0", ["compare/cube-double.json"]),
+    "cube-double 2": ("cube-double-singletask-task2-v0", ["compare/cube-double.json"]),
 }
-# Of four of the first seven settings, trained and measured later.
+# Four of the first seven settings, trained and measured later.
 AGAIN = {
-    "demo": ["compare/cfgrl-and-qgf.json"],
-    "scene": ["suite/scene-seed-1.json", "compare/cfgrl-and-qgf.json"],
-    "puzzle": ["suite/puzzle-3x3.json", "compare/cfgrl-and-qgf.json"],
-    "maze": ["suite/pointmaze-large.json", "compare/pointmaze-15.json"],
+    "demo": ("cube-single-singletask-task2-v0", ["compare/cfgrl-and-qgf.json"]),
+    "scene": ("scene-singletask-task1-v0", ["suite/scene-seed-1.json", "compare/cfgrl-and-qgf.json"]),
+    "puzzle": ("puzzle-3x3-singletask-task1-v0", ["suite/puzzle-3x3.json", "compare/cfgrl-and-qgf.json"]),
+    "maze": ("pointmaze-large-singletask-task1-v0", ["suite/pointmaze-large.json", "compare/pointmaze-15.json"]),
 }
-# How the names of the settings' tasks begin, where not like the settings', and the number of the task where it is not 1.
-ENVIRONMENTS = {"demo": "cube-single", "puzzle": "puzzle-3x3", "maze": "pointmaze-large"}
-NUMBERS = {"demo": "2"}
 METHODS = ("default", "qgf")
 # Of each setting, by method, the outcomes (runs, episodes).
 Settings = dict[str, dict[str, list[tuple[float, ...]]]]
@@ -53,13 +54,11 @@ def study() -> Settings:
     return found
 
 
-def add(settings: Settings, files: dict[str, list[str]]) -> None:
-    for name, some in files.items():
-        kind, _, number = name.partition(" ")
-        task = f"{ENVIRONMENTS.get(kind, kind)}-singletask-task{number or NUMBERS.get(kind, '1')}-"
+def add(settings: Settings, later: dict[str, tuple[str, list[str]]]) -> None:
+    for name, (task, files) in later.items():
         runs = settings.setdefault(name, {method: [] for method in METHODS})
-        for result in (one for file in some for one in results_of(read(file))):
-            if result.method in METHODS and result.task.startswith(task):
+        for result in (one for file in files for one in results_of(read(file))):
+            if result.method in METHODS and result.task == task:
                 runs[result.method].append(result.outcomes["success"])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +50,7 @@ def read_methods(texts: Sequence[str], changes: Changes, parts: Callable[[], Col
     with changes of its own, or ``all`` for every preset whose ``parts`` are there; those that are left out are told.
     Raises with the nearest names for unknown methods and settings."""
     from steerflow.evaluate.arms import method_name
+    from steerflow.progress import console
     from steerflow.steer.presets import PRESETS, recipe
 
     asked = _split(",".join(texts))
@@ -58,7 +58,8 @@ def read_methods(texts: Sequence[str], changes: Changes, parts: Callable[[], Col
         there = {"critic", *parts()}
         lacking = {name: sorted(one.asks - there) for name, one in PRESETS.items() if one.asks - there}
         for name, kinds in lacking.items():
-            print(f"left out: {name}, which asks for `steerflow train {kinds[0]} --run RUN`", file=sys.stderr)
+            note = f"Left out: {name}, which asks for `steerflow train {kinds[0]} --run RUN`."
+            console().print(note, highlight=False, markup=False, soft_wrap=True)
         at = asked.index("all")
         asked[at : at + 1] = [name for name in PRESETS if name not in lacking]
     found = {"bc": recipe("bc", **changes.given(plain=True))}

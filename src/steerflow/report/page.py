@@ -10,6 +10,9 @@ from steerflow.artefact import write_bytes
 from steerflow.errors import SteerflowError
 from steerflow.report import words
 
+# The letters in a line of a method's or arm's name in a table.
+_TABLE_LETTERS = 40
+
 
 def render_page(template: str, context: Mapping[str, Any]) -> str:
     """The page as text; ``template`` is a file beside this module. Equal contexts give equal text."""
@@ -28,7 +31,7 @@ def render_page(template: str, context: Mapping[str, Any]) -> str:
         percent=words.percent,
         interval=words.interval,
         p=words.probability,
-        lines=words.lines,
+        lines=lambda name: words.lines(name, _TABLE_LETTERS),
         number=words.number,
         weight=words.weight,
         duration=words.seconds,

@@ -119,7 +119,7 @@ def _weight_panel(name: str, family: Family, plain: Sequence[Family], looks: dic
     # The name spans both axes, which the layout would part to hold a title; the title of as many lines keeps its room.
     title = words.lines(family.name)
     left.text(
-        0, 1, textwrap.indent(title, " "), size=12, weight="bold", in_layout=False,
+        0, 1, textwrap.indent(title, " "), fontproperties=left.title.get_fontproperties(), in_layout=False,
         transform=left.transAxes + left.titleOffsetTrans,
     )  # fmt: skip
     chosen = f"chosen: {words.weight(weight)}" if weight is not None else " "

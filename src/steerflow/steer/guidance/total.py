@@ -11,8 +11,6 @@ from steerflow.steer.family import asks_of
 from steerflow.steer.models import Models
 from steerflow.steer.schedule import SCHEDULES
 
-_FORM = 'sum(terms=(("one_step", 1.0), ("noisy", 0.2)))'
-
 
 @dataclass(frozen=True)
 class Total:
@@ -26,7 +24,7 @@ class Total:
 
     def __post_init__(self) -> None:
         if not (isinstance(self.terms, tuple) and self.terms and all(map(_is_term, self.terms))):
-            raise SteerflowError(f"A sum of guidances needs terms: {_FORM}.")
+            raise SteerflowError('A sum of guidances needs terms: sum(terms=(("one_step", 1.0), ("noisy", 0.2))).')
         self._parsed()
 
     @property
