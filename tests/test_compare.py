@@ -15,6 +15,7 @@ from rliable.metrics import aggregate_iqm
 
 from actors_for_tests import DriftActor, untrained
 from steerflow.artefact import write_artefact
+from steerflow.cli.compare import compare as compare_command
 from steerflow.cli.runs import Changes, parts_of, read_methods
 from steerflow.cli.table import show_comparison
 from steerflow.errors import ArtefactError, MismatchError, SteerflowError, UnknownNameError
@@ -531,5 +532,19 @@ def test_all_methods_are_those_whose_parts_all_runs_have(tmp_path, capsys):
     methods = read_methods(["all, qgf(steps=3)"], Changes(), lambda: parts_of([(both, TASKS[0]), (one, TASKS[0])]))
     assert set(PRESETS) - set(methods) == {"robust_q", "qgf_amortised", "dsrl"}
     assert methods["qgf steps=3"] == recipe("qgf", steps=3)
-    assert "robust_q, which asks for `steerflow train robust" in capsys.readouterr().err
+    assert "robust_q, for want of a robust part that fits (`steerflow train robust" in capsys.readouterr().err
     assert parts_of([(both, TASKS[1])]) == []
+
+
+@pytest.mark.parametrize("others", [[], ["--critics", "own", "other"], ["--policies", "other"]], ids=str)
+def test_parts_of_other_policies_and_critics_are_not_asked_for(others, tmp_path, monkeypatch):
+    for kind in ("critic", *PARTS):
+        write_artefact(tmp_path / "run" / kind / TASKS[0], kind, {}, {})
+    asked = []
+    monkeypatch.setattr(
+        "steerflow.evaluate.compare.compare", lambda runs, methods, *_, **__: asked.extend(methods) or {}
+    )
+    monkeypatch.setattr("steerflow.cli.table.show_comparison", lambda table: None)
+    compare_command([str(tmp_path / "run"), "--methods", "all", "--out", str(tmp_path / "out"), *others])
+    plain = {name for name, one in PRESETS.items() if one.asks <= {"critic"}}
+    assert set(asked) == (plain if others else set(PRESETS))

@@ -99,7 +99,9 @@ def compare(arguments: list[str]) -> None:
     tasks = split_names(config.tasks)
 
     def parts() -> list[str]:
-        cells = cells_of(config.runs, tasks, own_critic="own" in config.critics)
+        if {*config.policies, *config.critics} != {"own"}:
+            return []  # Parts fit the policy and the critic that they were learnt from.
+        cells = cells_of(config.runs, tasks)
         return parts_of((cell.run, cell.task) for cell in cells)
 
     if earlier:

@@ -58,7 +58,9 @@ def read_methods(texts: Sequence[str], changes: Changes, parts: Callable[[], Col
         there = {"critic", *parts()}
         lacking = {name: sorted(one.asks - there) for name, one in PRESETS.items() if one.asks - there}
         for name, kinds in lacking.items():
-            note = f"Left out: {name}, which asks for `steerflow train {kinds[0]} --run RUN`."
+            note = (
+                f"Left out: {name}, for want of a {kinds[0]} part that fits (`steerflow train {kinds[0]} --run RUN`)."
+            )
             console().print(note, highlight=False, markup=False, soft_wrap=True)
         at = asked.index("all")
         asked[at : at + 1] = [name for name in PRESETS if name not in lacking]
