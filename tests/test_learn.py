@@ -286,7 +286,7 @@ def test_batches_are_uniform_over_all_chunks(small_data):
 def small_config(data, run, **changes):
     base = TrainConfig(
         data=str(data.train.path.parent), run=Path(run), tasks=("reach",), chunk=2, updates=40, batch=8,
-        policy=FlowMatchingConfig(hidden=SMALL), critic=IQLConfig(hidden=SMALL), log_every=10, call_updates=5,
+        policy=FlowMatchingConfig(hidden=SMALL), critic=IQLConfig(hidden=SMALL), log_every=10, call_updates=10,
     )  # fmt: skip
     return dataclasses.replace(base, **changes)
 
@@ -355,7 +355,7 @@ KILLED = textwrap.dedent("""
     from steerflow.learn.train import train
     train(TrainConfig(data=sys.argv[1], run=Path(sys.argv[2]), tasks=("reach",), chunk=2, updates=int(sys.argv[3]),
         batch=8, policy=FlowMatchingConfig(hidden=(16, 16)), critic=IQLConfig(hidden=(16, 16)), log_every=100,
-        call_updates=50, save_seconds=0))
+        call_updates=100, save_seconds=0))
 """)
 
 

@@ -71,7 +71,7 @@ def kind(request):
 
 
 def config_of(kind, run, **changes):
-    base = TrainConfig(data="", run=run, learn=kind, updates=40, batch=8, log_every=10, call_updates=5)
+    base = TrainConfig(data="", run=run, learn=kind, updates=40, batch=8, log_every=10, call_updates=10)
     return dataclasses.replace(base, **{kind: CONFIGS[kind](hidden=(12, 12))} | changes)
 
 
@@ -144,7 +144,7 @@ KILLED = textwrap.dedent("""
     from steerflow.learn.config import *
     from steerflow.learn.train import train
     train(TrainConfig(data="", run=Path(sys.argv[1]), learn="amortised", tasks=("reach",), updates=int(sys.argv[2]), batch=8,
-        log_every=100, call_updates=50, save_seconds=0, amortised=AmortisedConfig(hidden=(12, 12))))
+        log_every=100, call_updates=100, save_seconds=0, amortised=AmortisedConfig(hidden=(12, 12))))
 """)
 
 

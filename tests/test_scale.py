@@ -179,7 +179,7 @@ MANY_DEVICES = textwrap.dedent("""
     data, folder = sys.argv[1], Path(sys.argv[2])
     config = TrainConfig(
         data=data, run=folder, tasks=("reach", "reach-far"), chunk=2, updates=40, batch=8, seeds=(3, 11), log_every=10,
-        call_updates=5, policy=FlowMatchingConfig(hidden=(16, 16)), critic=IQLConfig(hidden=(16, 16)), devices=8,
+        call_updates=10, policy=FlowMatchingConfig(hidden=(16, 16)), critic=IQLConfig(hidden=(16, 16)), devices=8,
     )
     train(dataclasses.replace(config, run=folder / "batch"))
     train(dataclasses.replace(config, run=folder / "stream", feed="stream", devices=4))
@@ -229,7 +229,7 @@ def test_two_processes_give_what_one_gives(small_data, tmp_path, alone):
         command = [
             sys.executable, "-m", "steerflow", "train", "both", "--data", str(small_data.train.path.parent), "--run", "run",
             "--tasks", *TASKS, "--seeds", "3", "11", "--chunk", "2", "--updates", str(updates), "--batch", "8",
-            "--log-every", "10", "--call-updates", "5", "--policy.hidden", "16", "16", "--critic.hidden", "16", "16",
+            "--log-every", "10", "--call-updates", "10", "--policy.hidden", "16", "16", "--critic.hidden", "16", "16",
             "--distributed", *more,
         ]  # fmt: skip
         processes = []
