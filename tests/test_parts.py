@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from steerflow.critic import Critic, CriticNetworks
-from steerflow.errors import MismatchError, SteerflowError, UnknownNameError
+from steerflow.errors import BusyError, MismatchError, SteerflowError, UnknownNameError
 from steerflow.learn.config import (
     PARTS,
     AmortisedConfig,
@@ -32,7 +32,8 @@ from steerflow.learn.train import train
 from steerflow.load import load_part
 from steerflow.part import NETWORKS, Part
 from steerflow.policy import Policy
-from steerflow.run import read_lines
+from steerflow.report.read import read_run
+from steerflow.run import data_of, locked, read_config, read_lines
 from steerflow.steer.actor import steer
 
 CONFIGS = {"amortised": AmortisedConfig, "robust": RobustConfig, "optimal": OptimalConfig, "latent": LatentConfig}
@@ -89,15 +90,13 @@ def test_a_run_is_learnt_from_for_all_its_tasks_at_once(kind, copy):
         np.testing.assert_array_equal(part.normaliser.mean, critic.normaliser.mean)
         actions, _ = steer(policy, critic, METHODS[kind], parts=[part])(jax.random.key(0), np.zeros((3, 3)))
         assert np.isfinite(actions).all()
-    rows = read_lines(copy / "metrics.jsonl")
-    mine = [row for row in rows if row["learner"].startswith(f"{kind}/")]
+    mine = read_lines(copy / kind / "metrics.jsonl")
     assert {(row["learner"], row["split"]) for row in mine} == {
         (f"{kind}/{task}", split) for task in TASKS for split in ("train", "val")
     }
     assert all("loss" in row for row in mine)
     assert [r["step"] for r in mine if (r["learner"], r["split"]) == (f"{kind}/reach", "train")] == [10, 20, 30, 40]
-    # The other learners' rows stay.
-    assert {row["learner"] for row in rows} > {"policy", "critic/reach"}
+    assert {row["learner"] for row in read_run(copy).metrics} > {"policy", "critic/reach", f"{kind}/reach"}
 
 
 def test_tasks_learn_together_as_they_do_alone(copy, tmp_path):
@@ -161,8 +160,20 @@ def test_killed_it_ends_with_the_same_bytes(copy, tmp_path):
     for folder in (copy, other):
         subprocess.run([*command, str(folder), str(reached + 500)], check=True)
     assert weights("amortised", copy) == weights("amortised", other)
-    mine = [[row for row in read_lines(f / "metrics.jsonl") if "amortised" in row["learner"]] for f in (copy, other)]
-    assert mine[0] == mine[1]
+    mine, others = (read_lines(folder / "amortised/metrics.jsonl") for folder in (copy, other))
+    assert mine == others
+
+
+def test_parts_of_a_run_are_learnt_at_once_but_not_beside_their_teachers(copy, monkeypatch):
+    monkeypatch.setattr("steerflow.run._WAIT_SECONDS", 0)
+    with locked(copy, "optimal"):
+        train(config_of("robust", copy))
+        for same_or_whole in (config_of("optimal", copy), TrainConfig(data=data_of(copy), run=copy, tasks=TASKS)):
+            with pytest.raises(BusyError, match="Another process"):
+                train(same_or_whole)
+    assert set(read_config(copy)) == {"both", "robust"}
+    with locked(copy), pytest.raises(BusyError, match="Another process"):
+        train(config_of("robust", copy))
 
 
 def test_what_cannot_be_learnt_from_is_said(copy, tmp_path):

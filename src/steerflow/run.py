@@ -8,7 +8,7 @@ import signal
 import threading
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +18,45 @@ from filelock import FileLock, Timeout
 from steerflow.artefact import write_bytes
 from steerflow.errors import ArtefactError, BusyError, SteerflowError
 
+_WAIT_SECONDS = 10.0
+
 
 @contextmanager
-def locked(run: Path) -> Iterator[None]:
-    """Hold the run folder; raises at once if another process holds it. A killed process holds nothing."""
-    # Errors of the block itself are not the lock's: they pass as they are.
+def locked(run: Path, part: str | None = None) -> Iterator[None]:
+    """Hold the run folder, or only what belongs to a ``part``, so that others can be learnt meanwhile; raises if another process
+    holds it. A killed process holds nothing."""
+    with ExitStack() as held:
+        # Errors of the block itself are not the lock's: they pass as they are.
+        with _refusing(run):
+            run.mkdir(parents=True, exist_ok=True)
+            if part is None:
+                held.enter_context(FileLock(run / ".lock", timeout=0))
+                # With it no part can begin; those that have, hold their own.
+                for path in run.glob(".*.lock"):
+                    held.enter_context(FileLock(path, timeout=0))
+            else:
+                with briefly_locked(run):
+                    held.enter_context(FileLock(run / f".{part}.lock", timeout=0))
+        yield
+
+
+@contextmanager
+def briefly_locked(run: Path) -> Iterator[None]:
+    """Hold what the parts of a run share: their processes wait for one another, for seconds."""
+    with ExitStack() as held:
+        with _refusing(run):
+            held.enter_context(FileLock(run / ".lock", timeout=_WAIT_SECONDS))
+        yield
+
+
+@contextmanager
+def _refusing(run: Path) -> Iterator[None]:
     try:
-        run.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(run / ".lock", timeout=0)
-        lock.acquire()
+        yield
     except Timeout as error:
         raise BusyError(f"Another process is writing {run}. Wait for it, or give this one another --run.") from error
     except OSError as error:
         raise SteerflowError(f"Could not use {run}: {error.strerror or error}.") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextmanager

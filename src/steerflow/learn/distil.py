@@ -31,7 +31,7 @@ from steerflow.learn.train import run_updates, whole_calls
 from steerflow.load import tasks_of
 from steerflow.part import NETWORKS, Part
 from steerflow.policy import Policy
-from steerflow.run import data_of, find_run, keep_config, locked, read_config
+from steerflow.run import briefly_locked, data_of, find_run, keep_config, locked, read_config
 from steerflow.spec import Normaliser, Spec
 from steerflow.steer.aggregate import AGGREGATES
 
@@ -164,7 +164,7 @@ def distil(config: TrainConfig) -> Path:
     if len(config.seeds) != 1:
         raise SteerflowError("A part is learnt from one policy: give --run RUN/seed-N, and one seed.")
     config = dataclasses.replace(whole_calls(config), run=find_run(config.run))
-    with locked(config.run):
+    with locked(config.run, kind):
         tasks = _tasks(config)
         data = DataSet.open(config.data or data_of(config.run))
         policy = Policy.load(config.run / "policy")
@@ -231,4 +231,5 @@ def _keep_settings(config: TrainConfig, facts: dict[str, Any]) -> None:
     made = {task: {k: v for k, v in fact.items() if k != "step"} for task, fact in facts.items()}
     if read_config(config.run).get(kind, {}).get("tasks") != made:
         shutil.rmtree(config.run / "checkpoints" / kind, ignore_errors=True)
-    keep_config(config.run, kind, {"updates": config.updates, "tasks": made}, free=("updates", "tasks"))
+    with briefly_locked(config.run):
+        keep_config(config.run, kind, {"updates": config.updates, "tasks": made}, free=("updates", "tasks"))

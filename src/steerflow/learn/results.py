@@ -18,7 +18,7 @@ from steerflow.critic import Critic, CriticNetworks, measure_scales
 from steerflow.data.index import ChunkIndex, Columns, chunk_rows, pick_windows
 from steerflow.data.store import DataSet, Store
 from steerflow.errors import ArtefactError, TrainingError
-from steerflow.learn.config import TrainConfig
+from steerflow.learn.config import PARTS, TrainConfig
 from steerflow.learn.state import Learner, Trainable, TrainState
 from steerflow.learn.tensors import from_tensors, to_tensors
 from steerflow.policy import Policy, measure_deviation
@@ -59,13 +59,15 @@ def require_finite(learner: Trainable, folders: Folders, info: dict[str, Any], f
 
 @contextmanager
 def metrics(learner: Trainable, folders: Folders, step: int) -> Iterator[Callable[[int, str, dict[str, Any]], None]]:
-    """``log(step, split, info)`` for the ``metrics.jsonl`` of every seed, to continue after ``step``.
+    """``log(step, split, info)`` for the ``metrics.jsonl`` of every seed, to continue after ``step``; a part has its own.
 
     It writes one line per learner: means over the call. Without folders, it writes nothing.
     """
     mine = [name for names in learner.names.values() for name in names]
-    paths = [folder / "metrics.jsonl" for folder in folders.values()]
+    own = learner.config.learn if learner.config.learn in PARTS else "."
+    paths = [folder / own / "metrics.jsonl" for folder in folders.values()]
     for path in paths:
+        path.parent.mkdir(exist_ok=True)
         keep_lines(path, lambda row: row["learner"] not in mine or row["step"] <= step)
     with ExitStack() as stack:
         files = [stack.enter_context(open(path, "a")) for path in paths]

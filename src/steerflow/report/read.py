@@ -15,6 +15,7 @@ from steerflow.errors import ArtefactError
 from steerflow.evaluate.rows import EpisodeRow
 from steerflow.evaluate.rows import read_run as read_rows
 from steerflow.evaluate.summary import arm_summary
+from steerflow.learn.config import PARTS
 from steerflow.run import read_lines
 
 # The preset without any steering: every other arm is read against it.
@@ -104,7 +105,8 @@ def read_run(folder: Path) -> Run:
     config = folder / "config.toml"
     if not config.exists():
         notes.append("There is no config.toml, so the settings of the run are not listed.")
-    metrics = [row for row in read_lines(folder / "metrics.jsonl") if "step" in row and "learner" in row]
+    written = [folder / "metrics.jsonl", *(folder / kind / "metrics.jsonl" for kind in PARTS)]
+    metrics = [row for path in written for row in read_lines(path) if "step" in row and "learner" in row]
     if not metrics:
         notes.append("There are no training metrics (metrics.jsonl), so there are no learning curves.")
     elif all(row.get("split") == "train" for row in metrics):
