@@ -297,6 +297,9 @@ def test_what_does_not_fit_is_not_joined(compared, pieces, tmp_path):
         join(other, tmp_path / "all", methods=["qgf"])
     with pytest.raises(SteerflowError, match="'qgf' cannot be joined: it is one recipe in"):
         join(other, tmp_path / "all", reference="qgf")
+    # A weight that was tuned makes no difference, whatever it began with.
+    other = edited(lambda table: table["settings"]["methods"]["qgf"].update(weight=7.0))
+    assert "qgf" not in join(other, tmp_path / "alike")["left_out"]
     with pytest.raises(ArtefactError, match="before tables kept the outcomes"):
         join(edited(lambda table: table["tasks"][0]["methods"][0]["runs"][0].pop("outcomes")), tmp_path / "all")
     with pytest.raises(SteerflowError, match="others of returns"):

@@ -353,16 +353,25 @@ def _place(cell: Mapping[str, Any]) -> tuple[str, str]:
 def _apart(found: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """The methods that not all comparisons have by the same recipe, and what tells their comparisons apart."""
     first, *_ = found
-    names = {name: [entry["method"] for entry in table["methods"]] for name, table in found.items()}
+    recipes = {name: _recipes(table) for name, table in found.items()}
     apart: dict[str, str] = {}
-    for method in dict.fromkeys(one for some in names.values() for one in some):
-        recipes = {name: table["settings"]["methods"].get(Pair.without(method)) for name, table in found.items()}
-        without = [name for name in found if method not in names[name]]
+    for method in dict.fromkeys(one for some in recipes.values() for one in some):
+        without = [name for name in found if method not in recipes[name]]
         if without:
             apart[method] = f"not in {', '.join(without)}"
-        elif other := next((name for name in found if recipes[name] != recipes[first]), None):
+        elif other := next((name for name in found if recipes[name][method] != recipes[first][method]), None):
             apart[method] = f"one recipe in {first} and another in {other}"
     return apart
+
+
+def _recipes(table: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Recipes, as JSON, by what methods are called in the table; a weight that was tuned is none of them."""
+    found = {}
+    for entry in table["methods"]:
+        # Cloning is there without having been asked for.
+        recipe = table["settings"]["methods"].get(Pair.without(entry["method"]), {})
+        found[entry["method"]] = recipe | ({"weight": None} if entry["tuned"] == "weight" else {})
+    return found
 
 
 def _require_alike(found: Mapping[str, Mapping[str, Any]]) -> None:
