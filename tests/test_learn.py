@@ -355,7 +355,7 @@ KILLED = textwrap.dedent("""
     from steerflow.learn.train import train
     train(TrainConfig(data=sys.argv[1], run=Path(sys.argv[2]), tasks=("reach",), chunk=2, updates=int(sys.argv[3]),
         batch=8, policy=FlowMatchingConfig(hidden=(16, 16)), critic=IQLConfig(hidden=(16, 16)), log_every=100,
-        call_updates=100, save_seconds=0))
+        call_updates=50, save_seconds=0))
 """)
 
 

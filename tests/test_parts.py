@@ -143,7 +143,7 @@ KILLED = textwrap.dedent("""
     from steerflow.learn.config import *
     from steerflow.learn.train import train
     train(TrainConfig(data="", run=Path(sys.argv[1]), learn="amortised", tasks=("reach",), updates=int(sys.argv[2]), batch=8,
-        log_every=100, call_updates=100, save_seconds=0, amortised=AmortisedConfig(hidden=(12, 12))))
+        log_every=100, call_updates=50, save_seconds=0, amortised=AmortisedConfig(hidden=(12, 12))))
 """)
 
 

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from steerflow.artefact import write_bytes
 from steerflow.errors import ArtefactError, BusyError, SteerflowError
 
+# For other parts of a run, which hold what they share for moments.
 _WAIT_SECONDS = 10.0
 
 
@@ -42,7 +43,7 @@ def locked(run: Path, part: str | None = None) -> Iterator[None]:
 
 @contextmanager
 def briefly_locked(run: Path) -> Iterator[None]:
-    """Hold what the parts of a run share: their processes wait for one another, for seconds."""
+    """Hold what the parts of a run share; their processes wait for one another."""
     with ExitStack() as held:
         with _refusing(run):
             held.enter_context(FileLock(run / ".lock", timeout=_WAIT_SECONDS))
