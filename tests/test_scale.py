@@ -94,7 +94,7 @@ def test_all_seeds_and_tasks_are_one_compilation_and_one_dispatch_per_call(small
 
     monkeypatch.setattr(loop, "compiled_updates", Spy)
     train(small_config(small_data, tmp_path / "run", tasks=TASKS, seeds=(0, 1, 2)))
-    assert (len(compiled), len(dispatched)) == (1, 8)
+    assert (len(compiled), len(dispatched)) == (1, 4)
 
 
 def test_a_seed_is_a_run_of_its_own_and_one_more_trains_alone(small_data, tmp_path, monkeypatch):
