@@ -8,7 +8,7 @@ import signal
 import threading
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,37 +27,37 @@ def locked(run: Path, part: str | None = None) -> Iterator[None]:
     """Hold the run folder, or only what belongs to a ``part``, so that others can be learnt meanwhile; raises if another process
     holds it. A killed process holds nothing."""
     with ExitStack() as held:
-        # Errors of the block itself are not the lock's: they pass as they are.
-        with _refusing(run):
-            run.mkdir(parents=True, exist_ok=True)
-            if part is None:
-                held.enter_context(FileLock(run / ".lock", timeout=0))
-                # With it no part can begin; those that have, hold their own.
-                for path in run.glob(".*.lock"):
-                    held.enter_context(FileLock(path, timeout=0))
-            else:
-                with briefly_locked(run):
-                    held.enter_context(FileLock(run / f".{part}.lock", timeout=0))
+        if part is None:
+            held.enter_context(_held(run, ".lock"))
+            # With it no part can begin; those that have, hold their own.
+            for path in run.glob(".*.lock"):
+                held.enter_context(_held(run, path.name))
+        else:
+            with briefly_locked(run):
+                held.enter_context(_held(run, f".{part}.lock"))
         yield
 
 
-@contextmanager
-def briefly_locked(run: Path) -> Iterator[None]:
+def briefly_locked(run: Path) -> AbstractContextManager[None]:
     """Hold what the parts of a run share; their processes wait for one another."""
-    with ExitStack() as held:
-        with _refusing(run):
-            held.enter_context(FileLock(run / ".lock", timeout=_WAIT_SECONDS))
-        yield
+    return _held(run, ".lock", _WAIT_SECONDS)
 
 
 @contextmanager
-def _refusing(run: Path) -> Iterator[None]:
+def _held(run: Path, name: str, seconds: float = 0.0) -> Iterator[None]:
+    # Errors of the block itself are not the lock's: they pass as they are.
     try:
-        yield
+        run.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(run / name, timeout=seconds)
+        lock.acquire()
     except Timeout as error:
         raise BusyError(f"Another process is writing {run}. Wait for it, or give this one another --run.") from error
     except OSError as error:
         raise SteerflowError(f"Could not use {run}: {error.strerror or error}.") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -77,14 +77,18 @@ def _sweep(config: Sweep, run: Path, task: str) -> dict[str, Any]:
         from steerflow.policy import Policy
 
         parts = [Part.load(folder) for folder in config.parts]
-        # A run's parts fit its own policy and critic alone.
-        own = [] if config.policy or config.critic else parts_of([(run, task)])
+
+        def kinds() -> list[str]:
+            # A run's parts fit its own policy and critic alone.
+            own = [] if config.policy or config.critic else parts_of([(run, task)])
+            return [*(part.kind for part in parts), *own]
+
         return sweep(
             run,
             Policy.load(config.policy) if config.policy else None,
             Critic.load(config.critic) if config.critic else None,
             task,
-            read_methods(config.methods, config.changes, lambda: [*(part.kind for part in parts), *own]),
+            read_methods(config.methods, config.changes, kinds),
             tune_episodes=config.tune_episodes,
             test_episodes=config.test_episodes,
             budget=config.budget,
