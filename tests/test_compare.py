@@ -25,6 +25,7 @@ from steerflow.evaluate.compare import CANDIDATES, Pair, PoolWhenNeeded, cells_o
 from steerflow.evaluate.rows import read_rows, rows_path
 from steerflow.evaluate.statistics import resampled_means
 from steerflow.evaluate.sweep import sweep
+from steerflow.evaluate.table import Result, tables
 from steerflow.evaluate.tune import Effort
 from steerflow.learn.config import PARTS
 from steerflow.report import words
@@ -223,6 +224,37 @@ def test_what_a_piece_lacks_is_missing_unless_another_has_it(pieces, tmp_path):
     joined = join([tmp_path / "first.json", tmp_path / "second.json"], tmp_path / "all")
     assert joined["missing"] == [gap]
     assert "join again" in render_comparison(joined, "all")
+
+
+def test_every_task_of_several_is_a_column_with_what_is_clearly_above_and_below(pieces, tmp_path):
+    """Pieces with a task each, joined: columns by name, or as tasks are named; marks as paired intervals say."""
+    names = [f"cube-single-singletask-task{number}-v0" for number in (2, 1)]
+    # Of 40 episodes; QGF has 20.
+    successes = {"qgf": (20, 20), "bc": (0, 19), "best_of_n": (40, 21)}
+    for task, column in zip(names, (0, 1), strict=True):
+        outcomes = {m: "1" * some[column] + "0" * (40 - some[column]) for m, some in successes.items()}
+        found = [
+            Result(m, task, "run", None, None, m, 1, {"success": tuple(map(float, text))})
+            for m, text in outcomes.items()
+        ]
+        about = json.loads((pieces / "0" / "compare.json").read_text())
+        cells = [{**about["cells"][0], "task": task, "run": "run"}]
+        piece = {**about, **tables(found, "qgf"), "cells": cells}
+        (tmp_path / f"{column}.json").write_text(json.dumps(piece))
+    places = [tmp_path / "0.json", tmp_path / "1.json"]
+    assert [t["task"] for t in join(places, tmp_path / "named", tasks=names)["tasks"]] == names
+    joined = join(places, tmp_path / "all")
+    assert [t["task"] for t in joined["tasks"]] == names[::-1]
+    page = render_comparison(joined, "all")
+    (body,) = re.findall(r'aria-label="Task by task".*?</table>', page, flags=re.DOTALL)
+    head, *rows = re.findall(r"<tr>(.*?)</tr>", body)
+    assert re.findall(r">([^<]+)</th>", head) == ["method", "cube-single task\xa01", "cube-single task\xa02", "mean"]
+    cells = [re.findall(r'>([^<]+)</th>|<td>([\d%.]+)(?:<i class="sign">(.?)</i>)?', row) for row in rows]
+    assert [(row[0][0], *(cell[1:] for cell in row[1:])) for row in cells] == [
+        ("best_of_n", ("52%", ""), ("100%", "▲"), ("76%", "")),
+        ("qgf", ("50%", ""), ("50%", ""), ("50%", "")),
+        ("bc", ("48%", ""), ("0%", "▼"), ("24%", "")),
+    ]
 
 
 def test_a_run_is_no_comparison_whatever_lies_in_it(pieces, tmp_path):

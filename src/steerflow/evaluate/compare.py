@@ -297,7 +297,9 @@ def join(
     for task in wanted:
         if all(task != one.task for one in results):
             raise unknown("task", task, {one.task for one in results})
-    results = [one for one in results if not wanted or one.task in wanted]
+    # Named in the order of names, else by name: pieces may come in any.
+    order = wanted or sorted({one.task for one in results})
+    results = sorted((one for one in results if one.task in order), key=lambda one: order.index(one.task))
     one_machine = all(table["machine"] == about["machine"] for table in found.values())
     if not one_machine:
         results = [replace(one, cost=one.cost and {**one.cost, "ms": {}}) for one in results]

@@ -40,6 +40,7 @@ def render_comparison(table: Mapping[str, Any], name: str) -> str:
         "batches": list(table["methods"][0]["cost"]["ms"]) if costed else [],
         "overall": by_method("overall", table),
         "tasks_plot": by_task("tasks", table) if len(table["tasks"]) > 1 else None,
+        "grid": _grid(table),
         "cost_plots": against_cost("cost", table),
         "budget": table["settings"]["budget"],
         "facts": _facts(table),
@@ -53,6 +54,23 @@ def by_reason(table: Mapping[str, Any]) -> dict[str, list[str]]:
     for method, why in table.get("left_out", {}).items():
         methods.setdefault(why, []).append(method)
     return methods
+
+
+def _grid(table: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], list[tuple[float, str]]]]:
+    """Of each method, the highest first: its entry, and its mean on each task, with "▲" or "▼" where it is clearly above or
+    below the reference.
+    """
+    order = sorted(table["methods"], key=lambda m: m["iqm"], reverse=True)
+    entries = [{m["method"]: m for m in task["methods"]} for task in table["tasks"]]
+    return [
+        (m, [(some[m["method"]]["mean"], _sign(some[m["method"]], table["reference"])) for some in entries])
+        for m in order
+    ]
+
+
+def _sign(entry: Mapping[str, Any], reference: str) -> str:
+    found = entry["against"].get(reference)
+    return "" if found is None else "▲" if found["low"] > 0 else "▼" if found["high"] < 0 else ""
 
 
 def _facts(table: Mapping[str, Any]) -> list[tuple[str, str]]:

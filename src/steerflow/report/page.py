@@ -31,6 +31,7 @@ def render_page(template: str, context: Mapping[str, Any]) -> str:
         percent=words.percent,
         interval=words.interval,
         p=words.probability,
+        task=words.task,
         lines=lambda name: words.lines(name, _TABLE_LETTERS),
         number=words.number,
         weight=words.weight,

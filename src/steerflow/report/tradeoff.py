@@ -72,14 +72,14 @@ def by_task(name: str, table: Mapping[str, Any]) -> Plot:
                 _interval(axes, at, m["mean"], m["mean_low"], m["mean_high"], looks[method])
             _names(axes, labels)
             _measure(axes, table, "x")
-            axes.set_title(task["task"].removesuffix("-v0").rpartition(":")[2], fontsize=10)
+            axes.set_title(words.task(task["task"]), fontsize=10)
             spoken = "; ".join(f"{method}: {entries[method]['mean']:.3g}" for method in order)
             panels.append(to_svg(figure, f"{name}-{i}", f"Results on {task['task']}", spoken))
     caption = (
         f"Mean {_what(table)} on test episodes of each task, with its 95% interval; small grey dots are the single runs, where "
         "there are several. Methods are ordered as above."
     )
-    return Plot(name, "Task by task", tuple(panels), (), caption)
+    return Plot(name, "With intervals", tuple(panels), (), caption)
 
 
 def against_cost(name: str, table: Mapping[str, Any]) -> tuple[Plot, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from typing import Any
 
@@ -48,6 +49,12 @@ def weight(value: float) -> str:
     """A guidance weight, to three significant digits and without trailing zeros: 0.1, 0.0866, 2."""
     rounded = float(f"{value:.3g}")
     return f"{rounded:.8f}".rstrip("0").rstrip(".") if abs(rounded) >= 1e-5 or rounded == 0 else f"{rounded:g}"
+
+
+def task(name: str) -> str:
+    """A task's name as short as it can be told: "cube-single task 2" of cube-single-singletask-task2-v0."""
+    plain = name.removesuffix("-v0").rpartition(":")[2]
+    return re.sub(r"-singletask-task(\d)$", " task\N{NO-BREAK SPACE}\\1", plain)
 
 
 def lines(name: str, letters: int = 28) -> str:
