@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from steerflow import progress
 from steerflow.cli import analyse as analyse_commands
 from steerflow.cli import data as data_commands
 from steerflow.cli import doctor as doctor_command
@@ -341,3 +342,24 @@ def test_doctor_says_what_to_type_where_the_core_is_broken(monkeypatch, capsys):
     assert "✗ jax        does not start: ImportError: no libjax.so" in said
     assert "-m pip install" in said
     assert "– pictures" in said
+
+
+def test_the_time_left_is_reckoned_from_work_alone(monkeypatch, capsys):
+    """Of 100 units 60 were there before, 20 take 10 s each, and 10 need not be done: 10 are left."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with progress.bar("Work", 100) as shown:
+        shown.skip(60)
+        for done in range(61, 81):
+            now[0] += 10
+            shown.update(done)
+        shown.skip(90)
+        now[0] += 20
+        shown.update(91, "last")
+    said = capsys.readouterr().err
+    assert "Work: 80/100  (200 s, 200 s left)" in said
+    assert f"Work: 91/100 last (220 s, {220 / 21 * 9:.0f} s left)" in said
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with progress.bar("Work", 100) as shown:
+        shown.skip(60, "there")
+    assert re.search("Work .*60/100.*there", capsys.readouterr().err)

@@ -179,7 +179,7 @@ def test_episodes_do_not_wait_for_policies_of_others_to_compile(tmp_path):
 
     with Pool(TASK, workers=1, lanes=4) as pool:
         actors, path = Actors(make), tmp_path / "rows.jsonl"
-        rows = evaluate(ARMS[:2], range(6), "tune", pool, path, actors=actors, on_row=lambda row: begun.set())
+        rows = evaluate(ARMS[:2], range(6), "tune", pool, path, actors=actors, on_row=lambda row, known: begun.set())
     assert rows == [row for row in run(tmp_path / "again.jsonl") if row.arm in (ARMS[0].name, ARMS[1].name)]
 
 
@@ -209,12 +209,13 @@ def test_splits_and_seeds_are_disjoint(tmp_path):
 def test_finished_episodes_are_not_run_again(reference, tmp_path):
     path = tmp_path / "rows.jsonl"
     run(path, arms=ARMS[:2], episodes=4)
-    seen: list[EpisodeRow] = []
+    seen: list[tuple[EpisodeRow, bool]] = []
     timing = Timing()
-    rows = run(path, on_row=seen.append, timing=timing)
+    rows = run(path, on_row=lambda row, known: seen.append((row, known)), timing=timing)
     assert timing.episodes == 4 * 6 - 2 * 4
     assert rows == reference[0]
-    assert sorted(seen, key=lambda r: r.order) == sorted(rows, key=lambda r: r.order)
+    assert sorted((row for row, _ in seen), key=lambda r: r.order) == sorted(rows, key=lambda r: r.order)
+    assert [known for _, known in seen] == [True] * 8 + [False] * 16
     again = Timing()
     assert run(path, timing=again) == rows
     assert (again.episodes, again.environments_built) == (0, 0)

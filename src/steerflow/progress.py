@@ -16,9 +16,14 @@ _LOG_EVERY_SECONDS = 15.0
 
 
 class Bar(Protocol):
-    """What the ``bar`` context hands out: call ``update`` with the work done so far."""
+    """What the ``bar`` context hands out: call ``update`` with the work done so far.
+
+    ``skip`` is for work that took no time: done before, or not needed. It says nothing about the time left.
+    """
 
     def update(self, done: float, note: str = "") -> None: ...
+
+    def skip(self, done: float, note: str = "") -> None: ...
 
 
 def console() -> Console:
@@ -33,6 +38,9 @@ class _TerminalBar:
     def update(self, done: float, note: str = "") -> None:
         self._progress.update(self._task, completed=done, note=note)
 
+    # What is shown is the speed of the last half minute, which a skip leaves soon.
+    skip = update
+
 
 class _LogBar:
     def __init__(self, description: str, total: float, start: float) -> None:
@@ -46,6 +54,10 @@ class _LogBar:
         if now - self._last >= _LOG_EVERY_SECONDS:
             self._last = now
             self.line(now, note)
+
+    def skip(self, done: float, note: str = "") -> None:
+        self._start += done - self._done
+        self.update(done, note)
 
     def line(self, now: float, note: str) -> None:
         spent, moved = now - self._begin, self._done - self._start

@@ -67,14 +67,15 @@ def evaluate(
     *,
     seed: int = 0,
     actors: Actors | None = None,
-    on_row: Callable[[EpisodeRow], None] | None = None,
+    on_row: Callable[[EpisodeRow, bool], None] | None = None,
     timing: Timing | None = None,
 ) -> list[EpisodeRow]:
     """Run episodes of the pool's task, by number; returns their rows, arm by arm.
 
     ``episodes``: the same for every arm, or by the arm's name. Rows go to the file at ``path`` as they come; episodes whose rows
     are there are not run again, so that a killed evaluation continues. A row depends on (arm, task, seed of the episode) only:
-    not on workers, lanes or other arms. ``on_row`` is called for each row, those on file first. Chunks are executed open loop.
+    not on workers, lanes or other arms. ``on_row`` is called with each row and whether it was on file, those first. Chunks are
+    executed open loop.
     Raises MismatchError for policies that do not fit the task, and what the environments and the actor raise.
     """
     wanted = [
@@ -89,19 +90,19 @@ def evaluate(
         rows = {row.key: row for row in read_rows(path)}
         todo = [one for one, key in zip(wanted, keys, strict=True) if key not in rows]
 
-        def finished(row: EpisodeRow) -> None:
-            rows[row.key] = row
+        def told(row: EpisodeRow, known: bool) -> None:
             if on_row is not None:
-                on_row(row)
+                on_row(row, known)
 
         for key in keys:
             if key in rows:
-                finished(rows[key])
+                told(rows[key], True)
         if todo:
 
             def write(row: EpisodeRow) -> None:
                 file.append(row)
-                finished(row)
+                rows[row.key] = row
+                told(row, False)
 
             _Rollout(todo, pool, actors or Actors(), timing if timing is not None else Timing()).run(write)
             file.sort()

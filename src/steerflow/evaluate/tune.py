@@ -252,19 +252,20 @@ class EpisodeBar:
     def __init__(self, shown: Bar, total: int, start: int = 0, where: str = "") -> None:
         self._shown, self._end, self._done, self._where = shown, start + total, start, where
 
-    def row(self, row: EpisodeRow) -> None:
+    def row(self, row: EpisodeRow, known: bool) -> None:
         # Arms that an earlier sweep liked best are tested too, beyond the plan.
         self._done = min(self._done + 1, self._end)
-        self._shown.update(self._done, f"{self._where}{row.split} {row.arm}")
+        show = self._shown.skip if known else self._shown.update
+        show(self._done, f"{self._where}{row.split} {row.arm}")
 
     def skip(self, episodes: int) -> None:
         """Episodes that need not be run."""
         self._done = min(self._done + episodes, self._end)
-        self._shown.update(self._done)
+        self._shown.skip(self._done)
 
     def finish(self, note: str = "") -> None:
         """Refining can stop before its budget is spent."""
-        self._shown.update(self._end, note)
+        self._shown.skip(self._end, note)
 
 
 @contextmanager
