@@ -226,7 +226,7 @@ def test_what_a_piece_lacks_is_missing_unless_another_has_it(pieces, tmp_path):
     assert "join again" in render_comparison(joined, "all")
 
 
-def test_every_task_of_several_is_a_column_with_what_is_clearly_above_and_below(pieces, tmp_path):
+def test_every_task_of_several_is_a_column_with_what_is_clearly_above_and_below(pieces, tmp_path, capsys):
     """Pieces with a task each, joined: columns by name, or as tasks are named; marks as paired intervals say."""
     names = [f"cube-single-singletask-task{number}-v0" for number in (2, 1)]
     # Of 40 episodes; QGF has 20.
@@ -255,6 +255,18 @@ def test_every_task_of_several_is_a_column_with_what_is_clearly_above_and_below(
         ("qgf", ("50%", ""), ("50%", ""), ("50%", "")),
         ("bc", ("48%", ""), ("0%", "▼"), ("24%", "")),
     ]
+    show_comparison(joined)
+    _, printed = capsys.readouterr().err.split("success by task")
+    said = [" ".join(line.split()) for line in printed.splitlines()]
+    for line in (
+        "method cube-single task 1 cube-single task 2",
+        "qgf 0.50 0.50",
+        "bc 0.47 0.00 ▼",
+        "best_of_n 0.53 1.00 ▲",
+    ):
+        assert line in said
+    show_comparison(json.loads((pieces / "0" / "compare.json").read_text()))
+    assert "by task" not in capsys.readouterr().err
 
 
 def test_a_run_is_no_comparison_whatever_lies_in_it(pieces, tmp_path):

@@ -73,8 +73,9 @@ def _cell(point: Mapping[str, Any], name: str) -> str:
 
 
 def show_comparison(table: Mapping[str, Any]) -> None:
-    """Print results by method, with intervals, paired differences and settings tried; then what a decision costs."""
-    from steerflow.report.comparison import by_reason
+    """Print results by method, with intervals, paired differences and settings tried; by task; and what a decision costs."""
+    from steerflow.report import words
+    from steerflow.report.comparison import by_reason, sign
 
     told = table["measure"] == "success"
     others = [
@@ -99,6 +100,17 @@ def show_comparison(table: Mapping[str, Any]) -> None:
             *(difference(m, name) for name in others), "–".join(dict.fromkeys(map(str, m["settings"]))),
         )  # fmt: skip
     console().print(results)
+    if len(table["tasks"]) > 1:
+        by_task = _table(f"{table['measure']} by task", *(words.task(task["task"]) for task in table["tasks"]))
+        for entries in zip(*(task["methods"] for task in table["tasks"]), strict=True):
+            means = (f"{m['mean']:.2f}" if told else f"{m['mean']:.1f}" for m in entries)
+            signs = (sign(m, table["reference"]) or " " for m in entries)
+            by_task.add_row(entries[0]["method"], *map(" ".join, zip(means, signs, strict=True)))
+        console().print(by_task)
+        note = (
+            f"▲ ▼: clearly above, below {table['reference']}: the 95 % interval of the paired difference leaves out 0."
+        )
+        console().print(note, style="dim")
     costed = [m for m in table["methods"] if m["cost"] is not None]
     # None where times are of several machines.
     batches = list(costed[0]["cost"]["ms"]) if costed else []
@@ -120,7 +132,7 @@ def _table(title: str, *columns: str) -> RichTable:
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
     table.add_column("method", overflow="fold")
     for name in columns:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     return table
 
 

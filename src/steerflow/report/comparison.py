@@ -63,12 +63,13 @@ def _grid(table: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], list[tuple[
     order = sorted(table["methods"], key=lambda m: m["iqm"], reverse=True)
     entries = [{m["method"]: m for m in task["methods"]} for task in table["tasks"]]
     return [
-        (m, [(some[m["method"]]["mean"], _sign(some[m["method"]], table["reference"])) for some in entries])
+        (m, [(some[m["method"]]["mean"], sign(some[m["method"]], table["reference"])) for some in entries])
         for m in order
     ]
 
 
-def _sign(entry: Mapping[str, Any], reference: str) -> str:
+def sign(entry: Mapping[str, Any], reference: str) -> str:
+    """▲ or ▼ where an entry is clearly above or below the reference: where the interval of their difference leaves out 0."""
     found = entry["against"].get(reference)
     return "" if found is None else "▲" if found["low"] > 0 else "▼" if found["high"] < 0 else ""
 
