@@ -31,7 +31,7 @@ AGAIN = {
     "demo": ("cube-single-singletask-task2-v0", ["compare/cfgrl-and-qgf.json"]),
     "scene": ("scene-singletask-task1-v0", ["suite/scene-seed-1.json", "compare/cfgrl-and-qgf.json"]),
     "puzzle": ("puzzle-3x3-singletask-task1-v0", ["suite/puzzle-3x3.json", "compare/cfgrl-and-qgf.json"]),
-    "scene 2": ("scene-singletask-task2-v0", ["compare/cfgrl-and-qgf.json"]),
+    "scene 2": ("scene-singletask-task2-v0", ["compare/cfgrl-and-qgf.json", "compare/scene-task2-seed-1.json"]),
     "maze": ("pointmaze-large-singletask-task1-v0", ["suite/pointmaze-large.json", "compare/pointmaze-15.json"]),
 }
 METHODS = ("default", "qgf")
